@@ -1,0 +1,2 @@
+//! The `server` command.
+fn main() {}

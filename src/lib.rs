@@ -1,0 +1,1 @@
+//! Lapwing: a zero-copy, lock-free shared-memory message bus for Linux, with the same stream over TCP.
