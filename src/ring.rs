@@ -1,0 +1,535 @@
+//! The protocol of the ring: a seqlock for every slot, a floor for the arena.
+//!
+//! One publisher writes, any number of readers read, and no reader ever writes: it polls the stamp of the slot that
+//! its cursor points at, reads the message in place, and believes what it read only if the stamp still stands.
+//!
+//! ```text
+//!       slot: stamp | length | timestamp_ns | tag | body: the payload, or its absolute word position in the arena if
+//!       bit 63 of the length is set (a large message)
+//!       stamp: n<<2 | 1 while message n is being written, | 2 when it is ready, | 3 if the stream ended before n
+//!
+//!       publisher                                     reader
+//!       stamp = writing n              Relaxed        before = stamp                      Relaxed
+//!       large: floor = end - arena     Relaxed    R1  fence                               Acquire
+//!   W1  fence                          Release        length, position: bounded, then used
+//!       length, words, position        Relaxed        words                               Relaxed
+//!   W2  stamp = ready n                Release    R2  fence                               Acquire
+//!       head = n + 1                   Relaxed        large: position < floor? lapped     Relaxed
+//!                                                     stamp != before? lapped             Relaxed
+//!
+//!   W2 with R1: who sees ready n sees the whole of message n, or parts of a newer one.
+//!   W1 with R2: who saw a word of a newer message sees that the stamp or the floor has moved.
+//! ```
+//!
+//! Stamps only grow and sequences are dense from 0, so a stamp tells a reader what it missed, exactly. The publisher
+//! keeps its cursors in private memory and never reads the segment; readers treat everything in it as a claim.
+//! A payload lies in one piece: one that would cross the arena's end begins at its start instead. The floor is one
+//! store however many messages a large one buries.
+//!
+//! `head` holds the next sequence twice over plus one bit, closed. It is a hint for those who join or were lapped, and
+//! its low half is the futex word on which readers sleep; polling readers leave its cache line alone. A killed
+//! publisher may leave it one behind, so readers drain by stamp.
+
+use bytemuck::AnyBitPattern;
+
+use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_HEADER_WORDS};
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::words::{WORD_BYTES, Words, store_bytes, words_for};
+
+const STAMP: usize = 0;
+const LENGTH: usize = 1;
+const TIMESTAMP: usize = 2;
+const TAG: usize = 3;
+const BODY: usize = SLOT_HEADER_WORDS;
+/// Set in the length word of a message whose payload lies in the arena.
+const LARGE: u64 = 1 << 63;
+
+/// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
+const ARENA_ALIGN_WORDS: u64 = 8;
+
+/// Sequences end here: a stamp has two bits for its state. At 100 million messages a second it takes 1,461 years.
+pub(crate) const MAX_SEQUENCE: u64 = (1 << 62) - 1;
+
+const fn writing(sequence: u64) -> u64 {
+    sequence << 2 | 1
+}
+
+const fn ready(sequence: u64) -> u64 {
+    sequence << 2 | 2
+}
+
+const fn ended(sequence: u64) -> u64 {
+    sequence << 2 | 3
+}
+
+/// The publisher's end. Its cursors are private; the segment's words are passed in and only stored to.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    geometry: Geometry,
+    /// The sequence that the next message gets.
+    next: u64,
+    /// Absolute word position in the arena behind the newest large payload.
+    position: u64,
+    /// What the floor word holds; it only grows.
+    floor: u64,
+}
+
+/// Where the payload of a message that was begun belongs: a range of the segment's words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// First word.
+    pub(crate) start: usize,
+    /// The arena position of a large payload.
+    position: Option<u64>,
+}
+
+impl Writer {
+    pub(crate) const fn new(geometry: Geometry) -> Self {
+        Self {
+            geometry,
+            next: 0,
+            position: 0,
+            floor: 0,
+        }
+    }
+
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(crate) const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Opens the next slot for a payload of `len` bytes, at most the geometry's maximum. May be called again for the
+    /// same sequence, when a message that was begun is given up.
+    #[inline]
+    pub(crate) fn begin(&mut self, memory: &[AtomicU64], len: usize) -> Place {
+        debug_assert!(len <= self.geometry.max_message_bytes());
+        let slot = self.geometry.slot_at(self.next);
+        memory[slot + STAMP].store(writing(self.next), Ordering::Relaxed);
+        let place = if len <= self.geometry.inline_bytes() {
+            Place {
+                start: slot + BODY,
+                position: None,
+            }
+        } else {
+            self.bury(memory, words_for(len) as u64)
+        };
+        // W1, pairs with R2: no word of this message may become visible before the stamp and the floor above.
+        fence(Ordering::Release);
+        place
+    }
+
+    /// Finds room for `words` in the arena and moves the floor over all that this buries.
+    #[inline]
+    fn bury(&mut self, memory: &[AtomicU64], words: u64) -> Place {
+        let arena = self.geometry.arena_words();
+        let offset = self.position & (arena - 1);
+        let position = if offset + words > arena {
+            self.position + (arena - offset)
+        } else {
+            self.position
+        };
+        let floor = (position + words).saturating_sub(arena);
+        // A message that was given up may have moved the floor further already.
+        if floor > self.floor {
+            self.floor = floor;
+            memory[FLOOR_WORD].store(floor, Ordering::Relaxed);
+        }
+        let start = self.geometry.arena_at() + (position & (arena - 1)) as usize;
+        Place {
+            start,
+            position: Some(position),
+        }
+    }
+
+    /// Makes the message in `place`, of `len` bytes, visible. Returns its sequence.
+    #[inline]
+    pub(crate) fn commit(
+        &mut self,
+        memory: &[AtomicU64],
+        place: Place,
+        len: usize,
+        timestamp_ns: u64,
+        tag: u64,
+    ) -> u64 {
+        let sequence = self.next;
+        let slot = self.geometry.slot_at(sequence);
+        let slot = &memory[slot..slot + SLOT_HEADER_WORDS + 1];
+        let large = match place.position {
+            None => 0,
+            Some(position) => {
+                slot[BODY].store(position, Ordering::Relaxed);
+                self.position = (position + words_for(len) as u64).next_multiple_of(ARENA_ALIGN_WORDS);
+                LARGE
+            }
+        };
+        slot[LENGTH].store(len as u64 | large, Ordering::Relaxed);
+        slot[TIMESTAMP].store(timestamp_ns, Ordering::Relaxed);
+        slot[TAG].store(tag, Ordering::Relaxed);
+        // W2, pairs with R1: who sees this stamp sees the message.
+        slot[STAMP].store(ready(sequence), Ordering::Release);
+        self.next = sequence + 1;
+        memory[HEAD_WORD].store(self.next << 1, Ordering::Relaxed);
+        sequence
+    }
+
+    /// Publishes `payload`, at most the geometry's maximum. Returns its sequence.
+    #[inline]
+    pub(crate) fn publish(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
+        let place = self.begin(memory, payload.len());
+        store_bytes(&memory[place.start..place.start + words_for(payload.len())], payload);
+        self.commit(memory, place, payload.len(), timestamp_ns, tag)
+    }
+
+    /// Ends the stream. Nothing may be published after it.
+    pub(crate) fn close(&mut self, memory: &[AtomicU64]) {
+        let slot = self.geometry.slot_at(self.next);
+        // W2: who sees the end has seen all before it, since each slot is polled in turn.
+        memory[slot + STAMP].store(ended(self.next), Ordering::Release);
+        memory[HEAD_WORD].store(self.next << 1 | 1, Ordering::Relaxed);
+    }
+}
+
+/// How far the stream has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The sequence that the next message will have; how many there were.
+    pub next: u64,
+    /// Whether the publisher ended the stream: no message `next` will come.
+    pub closed: bool,
+}
+
+/// Loads the head: a hint that may be one message behind, and a claim like all in the segment.
+pub(crate) fn head(words: Words<'_>) -> Head {
+    let word = words.load(HEAD_WORD);
+    Head {
+        next: (word >> 1).min(MAX_SEQUENCE),
+        closed: word & 1 == 1,
+    }
+}
+
+/// The sequence of the oldest message that can be read now, or the head if there is none. Looks at every slot at most
+/// once.
+pub(crate) fn oldest(geometry: &Geometry, words: Words<'_>) -> u64 {
+    let next = head(words).next;
+    let first = next.saturating_sub(geometry.slot_count());
+    (first..next)
+        .find(|&sequence| is_retained(geometry, words, sequence, 0))
+        .unwrap_or(next)
+}
+
+/// Whether message `sequence` still stands, and if it is large, at least `slack` words above what is buried. A guess:
+/// only reading it tells.
+fn is_retained(geometry: &Geometry, words: Words<'_>, sequence: u64, slack: u64) -> bool {
+    let slot = words.slice(geometry.slot_at(sequence), geometry.slot_words());
+    let floor = words.load(FLOOR_WORD);
+    let lowest = if floor == 0 { 0 } else { floor.saturating_add(slack) };
+    slot.load(STAMP) == ready(sequence) && (slot.load(LENGTH) & LARGE == 0 || slot.load(BODY) >= lowest)
+}
+
+/// One message in place, in the ring.
+///
+/// The publisher may overwrite it while it is looked at. The ring re-checks afterwards and throws away what was made
+/// of an overwritten message, so the words here may be of two messages at once: treat them as any foreign input, and
+/// let nothing leave the closure but its result.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    sequence: u64,
+    timestamp_ns: u64,
+    tag: u64,
+    len: usize,
+    words: Words<'a>,
+}
+
+impl<'a> View<'a> {
+    /// The message's place in the stream.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When it was published, in nanoseconds since 1970 on the server's clock.
+    #[must_use]
+    pub const fn timestamp_ns(&self) -> u64 {
+        self.timestamp_ns
+    }
+
+    /// The publisher's 64 bits to sort messages by.
+    #[must_use]
+    pub const fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Bytes of the payload.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the payload is empty.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The payload as words, the bytes behind its end unspecified.
+    #[must_use]
+    pub const fn words(&self) -> Words<'a> {
+        self.words
+    }
+
+    /// Copies the first `out.len()` bytes of the payload.
+    ///
+    /// # Panics
+    /// If the payload is shorter.
+    #[inline]
+    pub fn copy_to(&self, out: &mut [u8]) {
+        assert!(
+            out.len() <= self.len,
+            "a payload of {} bytes was asked for {}",
+            self.len,
+            out.len()
+        );
+        self.words.copy_to(out);
+    }
+
+    /// Appends the payload to `out`.
+    #[inline]
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        let old = out.len();
+        out.resize(old + self.len, 0);
+        self.words.copy_to(&mut out[old..]);
+    }
+
+    /// Reads a `T` at byte `offset` of the payload; `None` if it does not lie inside. Costs a copy of the `T` alone.
+    #[inline]
+    #[must_use]
+    pub fn read<T: AnyBitPattern>(&self, offset: usize) -> Option<T> {
+        if offset.checked_add(size_of::<T>())? > self.len {
+            return None;
+        }
+        let skip = offset % WORD_BYTES;
+        let words = self.words.slice(offset / WORD_BYTES, words_for(skip + size_of::<T>()));
+        // `T` may hold padding, which bytemuck does not lend as bytes: go through a buffer.
+        let mut small = [0; 256];
+        let mut large;
+        let bytes = if let Some(small) = small.get_mut(..skip + size_of::<T>()) {
+            small
+        } else {
+            large = vec![0; skip + size_of::<T>()];
+            &mut large[..]
+        };
+        words.copy_to(bytes);
+        Some(bytemuck::pod_read_unaligned(&bytes[skip..]))
+    }
+}
+
+/// A message that was read: where it stood, and what was made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received<T> {
+    /// Its place in the stream, from 0.
+    pub sequence: u64,
+    /// When it was published, in nanoseconds since 1970 on the server's clock.
+    pub timestamp_ns: u64,
+    /// The publisher's 64 bits to sort messages by.
+    pub tag: u64,
+    /// Bytes of its payload.
+    pub len: usize,
+    /// What the reading closure made of it.
+    pub value: T,
+}
+
+/// What one poll found. Losing messages is news, not an error: the stream goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a poll that is not looked at may hide lost messages"]
+#[non_exhaustive]
+pub enum Poll<T> {
+    /// The next message.
+    Message(Received<T>),
+    /// The next message is not there yet.
+    Empty,
+    /// The publisher overwrote messages before they were read: `first..first + missed` are lost. The next poll goes on
+    /// behind them.
+    Lapped {
+        /// The first sequence that was lost.
+        first: u64,
+        /// How many were lost, exactly.
+        missed: u64,
+    },
+    /// The publisher ended the stream and all of it has been read.
+    Ended,
+    /// The publisher died without ending the stream, and all that it published has been read. Only a blocking receive
+    /// finds this out.
+    Dead,
+    /// The segment breaks the protocol at this sequence: whoever writes it cannot be believed. Nothing more will come.
+    Corrupt {
+        /// Where it was noticed.
+        sequence: u64,
+    },
+}
+
+/// Where a lapped reader goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLap {
+    /// At the oldest message that it has a fair chance to read before the publisher is there again: a quarter of the
+    /// ring ahead of it.
+    #[default]
+    Retained,
+    /// At the newest message.
+    Newest,
+}
+
+/// A reader's end: a cursor. The segment's words are passed in and only loaded from.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    geometry: Geometry,
+    /// The sequence wanted next.
+    cursor: u64,
+    on_lap: OnLap,
+}
+
+impl Reader {
+    pub(crate) fn new(geometry: Geometry, cursor: u64) -> Self {
+        Self {
+            geometry,
+            cursor: cursor.min(MAX_SEQUENCE),
+            on_lap: OnLap::Retained,
+        }
+    }
+
+    pub(crate) const fn on_lap(mut self, on_lap: OnLap) -> Self {
+        self.on_lap = on_lap;
+        self
+    }
+
+    pub(crate) const fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Whether a poll would find anything but `Empty`. Touches one word.
+    #[inline]
+    pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {
+        words.load(self.geometry.slot_at(self.cursor) + STAMP) >= ready(self.cursor)
+    }
+
+    /// Looks once at the slot that the cursor points at. `read` makes what it wants of the message in place; its
+    /// result counts only if the message was not overwritten meanwhile.
+    #[inline]
+    pub(crate) fn poll<R>(&mut self, words: Words<'_>, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
+        let sequence = self.cursor;
+        let slot = words.slice(self.geometry.slot_at(sequence), self.geometry.slot_words());
+        let before = slot.load(STAMP);
+        if before != ready(sequence) {
+            return self.not_ready(words, before);
+        }
+        // R1, pairs with W2: the loads below see this message or a newer one.
+        fence(Ordering::Acquire);
+        let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
+        let Some((position, payload)) = self.locate(words, slot, len) else {
+            return self.implausible(words, slot);
+        };
+        let len = (len & !LARGE) as usize;
+        let value = read(View {
+            sequence,
+            timestamp_ns,
+            tag,
+            len,
+            words: payload,
+        });
+        // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
+        fence(Ordering::Acquire);
+        if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
+            return self.lapped(words);
+        }
+        self.cursor = sequence + 1;
+        Poll::Message(Received {
+            sequence,
+            timestamp_ns,
+            tag,
+            len,
+            value,
+        })
+    }
+
+    /// The payload that the length word speaks of, and its position if it is large; `None` if no publisher of this
+    /// geometry can have written that.
+    #[inline]
+    fn locate<'a>(&self, words: Words<'a>, slot: Words<'a>, length: u64) -> Option<(Option<u64>, Words<'a>)> {
+        let len = length & !LARGE;
+        if length & LARGE == 0 {
+            let fits = len <= self.geometry.inline_bytes() as u64;
+            return fits.then(|| (None, slot.slice(BODY, words_for(len as usize))));
+        }
+        if len > self.geometry.max_message_bytes() as u64 {
+            return None;
+        }
+        let position = slot.load(BODY);
+        let offset = position & (self.geometry.arena_words() - 1);
+        let count = words_for(len as usize);
+        if offset + count as u64 > self.geometry.arena_words() {
+            return None;
+        }
+        Some((
+            Some(position),
+            words.slice(self.geometry.arena_at() + offset as usize, count),
+        ))
+    }
+
+    /// Length and position made no sense: they are of a newer message, or the publisher breaks the protocol.
+    #[cold]
+    fn implausible<R>(&mut self, words: Words<'_>, slot: Words<'_>) -> Poll<R> {
+        // R2, pairs with W1: had a newer message been begun, its stamp is seen now.
+        fence(Ordering::Acquire);
+        if slot.load(STAMP) == ready(self.cursor) {
+            return Poll::Corrupt { sequence: self.cursor };
+        }
+        self.lapped(words)
+    }
+
+    fn not_ready<R>(&mut self, words: Words<'_>, stamp: u64) -> Poll<R> {
+        if stamp < ready(self.cursor) {
+            return Poll::Empty;
+        }
+        if stamp == ended(self.cursor) {
+            return Poll::Ended;
+        }
+        let ahead = (stamp >> 2) - self.cursor;
+        if ahead % self.geometry.slot_count() != 0 {
+            return Poll::Corrupt { sequence: self.cursor };
+        }
+        self.lapped(words)
+    }
+
+    /// Moves the cursor past what was overwritten. Looks at no more slots than the ring has.
+    #[cold]
+    fn lapped<R>(&mut self, words: Words<'_>) -> Poll<R> {
+        let first = self.cursor;
+        let head = head(words).next;
+        let slots = self.geometry.slot_count();
+        self.cursor = match self.on_lap {
+            OnLap::Newest => (first + 1).max(head.saturating_sub(1)),
+            OnLap::Retained => {
+                let start = (first + 1).max(head.saturating_sub(slots - slots / 4));
+                let is_retained = |next, slack| is_retained(&self.geometry, words, next, slack);
+                let slack = self.geometry.arena_words() / 4;
+                // A message may be so large that only the newest of its kind is there at all.
+                let newest = || (start..head).next_back().filter(|&next| is_retained(next, 0));
+                (start..head)
+                    .find(|&next| is_retained(next, slack))
+                    .or_else(newest)
+                    .unwrap_or(start.max(head))
+            }
+        };
+        Poll::Lapped {
+            first,
+            missed: self.cursor - first,
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;

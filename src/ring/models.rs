@@ -1,0 +1,160 @@
+//! The ring under loom: every interleaving of a publisher and a reader, every value that the memory model lets a load
+//! see. Payloads are words that all hold the message's sequence, so that a torn message shows.
+//!
+//! Run by `.ci/loom`. Each ordering and each step of the protocol is needed: `.ci/mutants` takes them away one by one
+//! and expects one of these models to fail.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use super::*;
+
+struct Ring {
+    memory: Vec<AtomicU64>,
+    geometry: Geometry,
+}
+
+impl Ring {
+    fn new(slot_count: u64, arena_bytes: u64) -> Arc<Self> {
+        let geometry = Geometry::new(slot_count, 64, arena_bytes, Some(arena_bytes)).unwrap();
+        let memory = (0..geometry.segment_bytes() / WORD_BYTES)
+            .map(|_| AtomicU64::new(0))
+            .collect();
+        Arc::new(Self { memory, geometry })
+    }
+
+    fn words(&self) -> Words<'_> {
+        Words::new(&self.memory)
+    }
+}
+
+/// Publishes the next message: `words` words that all hold its sequence, which also is its timestamp and tag.
+fn publish(ring: &Ring, writer: &mut Writer, words: usize) {
+    let sequence = writer.next();
+    let payload: Vec<u8> = std::iter::repeat_n(sequence.to_ne_bytes(), words).flatten().collect();
+    writer.publish(&ring.memory, &payload, sequence, sequence);
+}
+
+/// Polls once; checks that what came is whole and that the account is exact.
+fn poll(ring: &Ring, reader: &mut Reader, words: usize) -> Poll<Vec<u64>> {
+    let wanted = reader.cursor();
+    let outcome = reader.poll(ring.words(), |view| view.words().iter().collect::<Vec<_>>());
+    match &outcome {
+        Poll::Message(received) => {
+            assert_eq!(received.sequence, wanted);
+            assert_eq!(
+                (received.timestamp_ns, received.tag, received.len),
+                (wanted, wanted, words * 8)
+            );
+            assert!(
+                received.value.len() == words && received.value.iter().all(|&word| word == wanted),
+                "torn"
+            );
+            assert_eq!(reader.cursor(), wanted + 1);
+        }
+        Poll::Lapped { first, missed } => {
+            assert_eq!((*first, wanted + missed), (wanted, reader.cursor()));
+            assert!(*missed > 0);
+        }
+        Poll::Empty | Poll::Ended => assert_eq!(reader.cursor(), wanted),
+        Poll::Dead | Poll::Corrupt { .. } => panic!("{outcome:?}"),
+    }
+    outcome
+}
+
+/// A publisher writes `before` messages, then `during` more while a reader polls `polls` times from 0.
+fn race(slot_count: u64, arena_bytes: u64, words: usize, before: u64, during: u64, polls: usize) {
+    loom::model(move || {
+        let ring = Ring::new(slot_count, arena_bytes);
+        let mut writer = Writer::new(ring.geometry);
+        (0..before).for_each(|_| publish(&ring, &mut writer, words));
+        let publisher = thread::spawn({
+            let ring = ring.clone();
+            move || (0..during).for_each(|_| publish(&ring, &mut writer, words))
+        });
+
+        let mut reader = Reader::new(ring.geometry, 0);
+        for _ in 0..polls {
+            let _ = poll(&ring, &mut reader, words);
+        }
+        publisher.join().unwrap();
+
+        // All is visible now: the rest is there or missed, and the account closes.
+        while !matches!(poll(&ring, &mut reader, words), Poll::Empty) {}
+        assert_eq!(reader.cursor(), before + during);
+    });
+}
+
+#[test]
+fn first_message_is_seen_whole_or_not_at_all() {
+    race(2, 64, 2, 0, 1, 2);
+}
+
+#[test]
+fn reused_slot_never_gives_a_torn_message() {
+    race(2, 64, 2, 2, 1, 1);
+}
+
+#[test]
+fn slot_reused_twice_never_gives_a_torn_message() {
+    race(2, 64, 1, 1, 2, 2);
+}
+
+#[test]
+fn reused_arena_never_gives_a_torn_message() {
+    // Two payloads of 5 words fill the arena; four slots, so that the slot of a buried message stands.
+    race(4, 128, 5, 2, 1, 1);
+}
+
+#[test]
+fn arena_that_wraps_never_gives_a_torn_message() {
+    race(4, 128, 5, 1, 2, 2);
+}
+
+#[test]
+fn end_is_seen_only_after_every_message() {
+    loom::model(|| {
+        let ring = Ring::new(4, 64);
+        let mut writer = Writer::new(ring.geometry);
+        let publisher = thread::spawn({
+            let ring = ring.clone();
+            move || {
+                publish(&ring, &mut writer, 1);
+                publish(&ring, &mut writer, 1);
+                writer.close(&ring.memory);
+            }
+        });
+
+        let mut reader = Reader::new(ring.geometry, 0);
+        for _ in 0..3 {
+            if poll(&ring, &mut reader, 1) == Poll::Ended {
+                assert_eq!(reader.cursor(), 2);
+            }
+        }
+        publisher.join().unwrap();
+        assert_eq!(head(ring.words()), Head { next: 2, closed: true });
+    });
+}
+
+#[test]
+fn oldest_is_readable_or_was_overwritten_meanwhile() {
+    loom::model(|| {
+        let ring = Ring::new(2, 64);
+        let mut writer = Writer::new(ring.geometry);
+        (0..2).for_each(|_| publish(&ring, &mut writer, 1));
+        let publisher = thread::spawn({
+            let ring = ring.clone();
+            move || publish(&ring, &mut writer, 1)
+        });
+
+        let start = oldest(&ring.geometry, ring.words());
+        let mut reader = Reader::new(ring.geometry, start);
+        let outcome = poll(&ring, &mut reader, 1);
+        publisher.join().unwrap();
+
+        assert!(start <= 2);
+        if outcome == Poll::Empty {
+            assert_eq!(start, 2);
+        }
+    });
+}

@@ -1,0 +1,253 @@
+//! The ring on plain memory, one thread: lengths, laps, joins, ends, and what a hostile publisher may write.
+
+use super::*;
+
+struct Ring {
+    memory: Vec<AtomicU64>,
+    writer: Writer,
+}
+
+impl Ring {
+    fn new(slot_count: u64, slot_bytes: u64, arena_bytes: u64) -> Self {
+        let geometry = Geometry::new(slot_count, slot_bytes, arena_bytes, Some(arena_bytes)).unwrap();
+        let memory = (0..geometry.segment_bytes() / WORD_BYTES)
+            .map(|_| AtomicU64::new(0))
+            .collect();
+        Self {
+            memory,
+            writer: Writer::new(geometry),
+        }
+    }
+
+    fn publish(&mut self, payload: &[u8]) -> u64 {
+        self.writer.publish(&self.memory, payload, 7, 9)
+    }
+
+    fn words(&self) -> Words<'_> {
+        Words::new(&self.memory)
+    }
+
+    fn reader(&self, cursor: u64) -> Reader {
+        Reader::new(*self.writer.geometry(), cursor)
+    }
+
+    fn slot_word(&self, sequence: u64, word: usize) -> &AtomicU64 {
+        &self.memory[self.writer.geometry().slot_at(sequence) + word]
+    }
+}
+
+fn poll(ring: &Ring, reader: &mut Reader) -> Poll<Vec<u8>> {
+    reader.poll(ring.words(), |view| {
+        let mut bytes = Vec::new();
+        view.append_to(&mut bytes);
+        bytes
+    })
+}
+
+fn message(sequence: u64, payload: &[u8]) -> Poll<Vec<u8>> {
+    Poll::Message(Received {
+        sequence,
+        timestamp_ns: 7,
+        tag: 9,
+        len: payload.len(),
+        value: payload.to_vec(),
+    })
+}
+
+#[test]
+fn every_length_up_to_the_arena_comes_back_whole() {
+    let mut ring = Ring::new(4, 64, 4096);
+    let mut reader = ring.reader(0);
+    let bytes: Vec<u8> = (0..4096_u32).map(|i| (i % 251) as u8).collect();
+
+    for (sequence, len) in (0..=4096).enumerate() {
+        ring.publish(&bytes[..len]);
+        assert_eq!(poll(&ring, &mut reader), message(sequence as u64, &bytes[..len]));
+    }
+
+    assert_eq!(poll(&ring, &mut reader), Poll::Empty);
+}
+
+#[test]
+fn lapped_reader_learns_how_many_messages_it_missed_and_goes_on_a_quarter_ahead() {
+    let mut ring = Ring::new(8, 64, 4096);
+    let mut reader = ring.reader(0);
+    for i in 0..20_u8 {
+        ring.publish(&[i]);
+    }
+
+    assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 0, missed: 14 });
+    assert_eq!(poll(&ring, &mut reader), message(14, &[14]));
+}
+
+#[test]
+fn lapped_reader_may_choose_to_go_on_at_the_newest() {
+    let mut ring = Ring::new(8, 64, 4096);
+    let mut reader = ring.reader(0).on_lap(OnLap::Newest);
+    for i in 0..20_u8 {
+        ring.publish(&[i]);
+    }
+
+    assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 0, missed: 19 });
+    assert_eq!(poll(&ring, &mut reader), message(19, &[19]));
+}
+
+#[test]
+fn message_overwritten_while_it_is_read_is_not_handed_out() {
+    let mut ring = Ring::new(2, 64, 4096);
+    ring.publish(b"old");
+    let Ring { memory, writer } = &mut ring;
+    let mut reader = Reader::new(*writer.geometry(), 0);
+
+    let outcome = reader.poll(Words::new(memory), |_| {
+        writer.publish(memory, b"1", 0, 0);
+        writer.publish(memory, b"2", 0, 0);
+    });
+
+    assert_eq!(outcome, Poll::Lapped { first: 0, missed: 1 });
+}
+
+#[test]
+fn large_message_buried_in_the_arena_is_missed_although_its_slot_stands() {
+    let mut ring = Ring::new(64, 64, 4096);
+    let mut reader = ring.reader(0);
+    ring.publish(&[1; 2048]);
+    ring.publish(b"small");
+    ring.publish(&[2; 4096]);
+
+    assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 0, missed: 1 });
+    assert_eq!(poll(&ring, &mut reader), message(1, b"small"));
+    assert_eq!(poll(&ring, &mut reader), message(2, &[2; 4096]));
+}
+
+#[test]
+fn large_message_buried_while_it_is_read_is_not_handed_out() {
+    let mut ring = Ring::new(64, 64, 4096);
+    ring.publish(&[1; 2048]);
+    let Ring { memory, writer } = &mut ring;
+    let mut reader = Reader::new(*writer.geometry(), 0);
+
+    let outcome = reader.poll(Words::new(memory), |_| writer.publish(memory, &[2; 4096], 0, 0));
+
+    assert_eq!(outcome, Poll::Lapped { first: 0, missed: 1 });
+}
+
+#[test]
+fn message_that_was_begun_and_given_up_costs_no_sequence() {
+    let mut ring = Ring::new(4, 64, 4096);
+    let mut reader = ring.reader(0);
+
+    ring.writer.begin(&ring.memory, 4000);
+    assert_eq!(poll(&ring, &mut reader), Poll::Empty);
+    ring.publish(b"next");
+
+    assert_eq!(poll(&ring, &mut reader), message(0, b"next"));
+}
+
+#[test]
+fn end_is_seen_after_the_last_message_and_not_before() {
+    let mut ring = Ring::new(4, 64, 4096);
+    let mut reader = ring.reader(0);
+    ring.publish(b"last");
+    ring.writer.close(&ring.memory);
+
+    assert_eq!(poll(&ring, &mut reader), message(0, b"last"));
+    assert_eq!(poll(&ring, &mut reader), Poll::Ended);
+    assert_eq!(poll(&ring, &mut reader), Poll::Ended);
+    assert_eq!(head(ring.words()), Head { next: 1, closed: true });
+}
+
+#[test]
+fn oldest_is_the_first_that_can_be_read() {
+    let mut ring = Ring::new(8, 64, 4096);
+    assert_eq!(oldest(ring.writer.geometry(), ring.words()), 0);
+    for i in 0..20_u8 {
+        ring.publish(&[i]);
+    }
+    assert_eq!(oldest(ring.writer.geometry(), ring.words()), 12);
+
+    // Begun and not committed: the slot of message 12 is gone.
+    ring.writer.begin(&ring.memory, 1);
+    assert_eq!(oldest(ring.writer.geometry(), ring.words()), 13);
+}
+
+#[test]
+fn length_from_a_hostile_publisher_never_reaches_past_its_place() {
+    for length in [33, 64, u64::MAX >> 1, u64::MAX, LARGE | 4097, LARGE | 4096] {
+        let mut ring = Ring::new(4, 64, 4096);
+        ring.publish(b"0123456789abcdef");
+        ring.slot_word(0, LENGTH).store(length, Ordering::Relaxed);
+        ring.slot_word(0, BODY).store(8, Ordering::Relaxed);
+
+        assert_eq!(
+            poll(&ring, &mut ring.reader(0)),
+            Poll::Corrupt { sequence: 0 },
+            "{length:x}"
+        );
+    }
+}
+
+#[test]
+fn stamp_that_cannot_stand_in_its_slot_is_corrupt() {
+    let mut ring = Ring::new(4, 64, 4096);
+    ring.publish(b"x");
+    ring.slot_word(0, STAMP).store(ready(1), Ordering::Relaxed);
+
+    assert_eq!(poll(&ring, &mut ring.reader(0)), Poll::Corrupt { sequence: 0 });
+}
+
+#[test]
+fn hostile_head_cannot_make_a_reader_overflow_or_stall() {
+    for word in [0, 1, u64::MAX, u64::MAX - 1, 1 << 63] {
+        let mut ring = Ring::new(4, 64, 4096);
+        for i in 0..20_u8 {
+            ring.publish(&[i]);
+        }
+        ring.memory[HEAD_WORD].store(word, Ordering::Relaxed);
+        let mut reader = ring.reader(0);
+
+        assert!(matches!(
+            poll(&ring, &mut reader),
+            Poll::Lapped { first: 0, missed: 1.. }
+        ));
+        assert!(oldest(ring.writer.geometry(), ring.words()) <= MAX_SEQUENCE);
+    }
+}
+
+#[test]
+fn typed_reads_stay_inside_the_payload_at_any_offset() {
+    let mut ring = Ring::new(4, 64, 4096);
+    let bytes: Vec<u8> = (0..20).collect();
+    ring.publish(&bytes);
+
+    let reads = ring.reader(0).poll(ring.words(), |view| {
+        let at = |offset| view.read::<u32>(offset);
+        [at(0), at(3), at(16), at(17), at(usize::MAX)]
+    });
+
+    let Poll::Message(received) = reads else {
+        panic!("{reads:?}")
+    };
+    let at = |offset: usize| Some(u32::from_ne_bytes(bytes[offset..offset + 4].try_into().unwrap()));
+    assert_eq!(received.value, [at(0), at(3), at(16), None, None]);
+}
+
+#[test]
+fn sequences_near_the_upper_end_are_as_good_as_any() {
+    let mut ring = Ring::new(4, 64, 4096);
+    ring.writer.next = MAX_SEQUENCE - 10;
+    let mut reader = ring.reader(MAX_SEQUENCE - 10);
+    for i in 0..9_u8 {
+        let sequence = ring.publish(&[i; 40]);
+        assert_eq!(poll(&ring, &mut reader), message(sequence, &[i; 40]));
+    }
+
+    let mut late = ring.reader(MAX_SEQUENCE - 10);
+    assert_eq!(
+        poll(&ring, &mut late),
+        Poll::Lapped {
+            first: MAX_SEQUENCE - 10,
+            missed: 6
+        }
+    );
+}

@@ -1,0 +1,139 @@
+//! Shared memory as a row of 64-bit words.
+//!
+//! A peer may write to shared memory at any time, so it is never seen as bytes: both sides access it as `AtomicU64`,
+//! one size everywhere, and no access is a data race. Readers hold [`Words`], which can load and nothing else; their
+//! pages are mapped read-only, where Rust promises no more than Relaxed loads. Bytes keep their order in memory: byte
+//! `i` of a message is byte `i % 8` of word `i / 8`, as the machine lays words out.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Bytes in a word.
+pub(crate) const WORD_BYTES: usize = 8;
+
+/// How many words hold `bytes` bytes.
+pub(crate) const fn words_for(bytes: usize) -> usize {
+    bytes.div_ceil(WORD_BYTES)
+}
+
+/// A view of shared words that can be loaded and not stored.
+#[derive(Clone, Copy)]
+pub struct Words<'a>(&'a [AtomicU64]);
+
+impl<'a> Words<'a> {
+    pub(crate) const fn new(words: &'a [AtomicU64]) -> Self {
+        Self(words)
+    }
+
+    /// How many words there are.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Loads the word at `index`, Relaxed: one plain load.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    #[inline]
+    #[must_use]
+    pub fn load(self, index: usize) -> u64 {
+        self.0[index].load(Ordering::Relaxed)
+    }
+
+    /// The `len` words from `start`.
+    ///
+    /// # Panics
+    /// If they do not all lie in this view.
+    #[inline]
+    #[must_use]
+    pub fn slice(self, start: usize, len: usize) -> Self {
+        Self(&self.0[start..start + len])
+    }
+
+    /// Every word in turn, each loaded once.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = u64> + 'a {
+        self.0.iter().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Copies the first `out.len()` bytes out, a word at a time.
+    ///
+    /// # Panics
+    /// If there are fewer bytes than that.
+    #[inline]
+    pub fn copy_to(self, out: &mut [u8]) {
+        let words = &self.0[..words_for(out.len())];
+        let mut chunks = out.chunks_exact_mut(WORD_BYTES);
+        for (chunk, word) in chunks.by_ref().zip(words) {
+            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        let tail = chunks.into_remainder();
+        if let (Some(word), false) = (words.last(), tail.is_empty()) {
+            tail.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..tail.len()]);
+        }
+    }
+}
+
+impl std::fmt::Debug for Words<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Words({})", self.len())
+    }
+}
+
+/// Stores `bytes` into `words` from the first on; the rest of the last word becomes zero.
+///
+/// # Panics
+/// If the words are too few.
+#[inline]
+pub(crate) fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
+    let words = &words[..words_for(bytes.len())];
+    let mut chunks = bytes.chunks_exact(WORD_BYTES);
+    for (chunk, word) in chunks.by_ref().zip(words) {
+        word.store(word_of(chunk), Ordering::Relaxed);
+    }
+    let tail = chunks.remainder();
+    if let (Some(word), false) = (words.last(), tail.is_empty()) {
+        word.store(word_of(tail), Ordering::Relaxed);
+    }
+}
+
+/// The word whose first bytes are `bytes` (at most 8), the others zero.
+#[inline]
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
+    let mut word = [0; WORD_BYTES];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_ne_bytes(word)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_bytes_come_back_at_every_length() {
+        let bytes: Vec<u8> = (1..=64).collect();
+        for len in 0..=bytes.len() {
+            let words: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(u64::MAX)).collect();
+            let mut out = vec![0; len];
+
+            store_bytes(&words, &bytes[..len]);
+            Words::new(&words).copy_to(&mut out);
+
+            assert_eq!(out, &bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn rest_of_the_last_word_is_zero() {
+        let words = [AtomicU64::new(u64::MAX)];
+
+        store_bytes(&words, b"abc");
+
+        assert_eq!(Words::new(&words).load(0).to_ne_bytes(), *b"abc\0\0\0\0\0");
+    }
+}
