@@ -1,0 +1,75 @@
+//! Segments of the real kernel.
+
+use super::*;
+use crate::incarnation::Incarnation;
+
+fn owned(access: Access) -> Owned {
+    let geometry = Geometry::new(64, 128, 4096, None).unwrap();
+    let header = Header::new(&geometry, Incarnation::random().unwrap(), "test", 1, 1);
+    Owned::create(header, geometry, access).unwrap()
+}
+
+#[test]
+fn reader_sees_what_the_creator_stores_and_the_header() {
+    let owned = owned(Access::default());
+    owned.memory()[HEAD_WORD].store(42, Ordering::Relaxed);
+
+    let segment = Segment::attach(owned.share().id().unwrap()).unwrap();
+
+    assert_eq!(segment.words().load(HEAD_WORD), 42);
+    assert_eq!(segment.header().incarnation(), owned.share().header().incarnation());
+    assert_eq!(segment.geometry(), owned.share().geometry());
+    assert_eq!(segment.status().unwrap().unwrap().attached, 2);
+}
+
+#[test]
+fn segment_is_gone_with_its_last_user() {
+    let owned = owned(Access::default());
+    let id = owned.share().id().unwrap();
+    let reader = Segment::attach(id).unwrap();
+
+    drop(owned);
+    assert!(Segment::attach(id).is_ok(), "a reader keeps it");
+    drop(reader);
+
+    assert!(matches!(Segment::attach(id), Err(AttachError::Missing { .. })));
+}
+
+#[test]
+fn only_read_bits_of_the_mode_are_given() {
+    let owned = owned(Access {
+        mode: 0o666,
+        group: None,
+    });
+
+    let mode = raw_status(owned.share().id().unwrap()).unwrap().shm_perm.mode;
+
+    assert_eq!(u32::from(mode) & 0o777, 0o444);
+}
+
+#[test]
+fn private_memory_has_no_id_and_holds_the_same_ring() {
+    let geometry = Geometry::new(64, 128, 4096, None).unwrap();
+    let header = Header::new(&geometry, Incarnation::random().unwrap(), "test", 1, 1);
+
+    let owned = Owned::private(header, geometry).unwrap();
+
+    assert_eq!(owned.share().id(), None);
+    assert_eq!(owned.share().status().unwrap(), None);
+    assert_eq!(owned.memory().len() * WORD_BYTES, geometry.segment_bytes());
+}
+
+#[test]
+fn segment_that_is_no_ring_is_refused() {
+    let id = shm_create(8192).unwrap();
+    let mapping = Mapping::attach(id, 8192, 0).unwrap();
+    shm_remove(id).unwrap();
+
+    let outcome = Segment::attach(id);
+
+    assert!(
+        matches!(outcome, Err(AttachError::Header(crate::layout::HeaderError::Magic))),
+        "{outcome:?}"
+    );
+    drop(mapping);
+}
