@@ -17,4 +17,24 @@ pub mod limits;
 #[expect(unsafe_code, reason = "SysV shared memory has no safe wrapper")]
 pub mod segment;
 
+#[cfg(not(loom))]
+mod bell;
+
+#[cfg(not(loom))]
+mod publisher;
+
+#[cfg(not(loom))]
+mod liveness;
+
+#[cfg(not(loom))]
+mod subscriber;
+
+#[cfg(not(loom))]
+pub use self::{
+    liveness::ServerState,
+    publisher::{Batch, Loan, Publisher, TooLong},
+    ring::{Head, OnLap, Poll, Received, View},
+    segment::{Access, Segment},
+    subscriber::{Join, Subscriber, WaitStrategy, Waited},
+};
 pub use incarnation::{Incarnation, ParseIncarnationError};

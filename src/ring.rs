@@ -201,9 +201,14 @@ pub struct Head {
     pub closed: bool,
 }
 
+/// The head as it lies in memory. Its low half is the futex word.
+pub(crate) fn head_word(words: Words<'_>) -> u64 {
+    words.load(HEAD_WORD)
+}
+
 /// Loads the head: a hint that may be one message behind, and a claim like all in the segment.
 pub(crate) fn head(words: Words<'_>) -> Head {
-    let word = words.load(HEAD_WORD);
+    let word = head_word(words);
     Head {
         next: (word >> 1).min(MAX_SEQUENCE),
         closed: word & 1 == 1,

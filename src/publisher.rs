@@ -1,0 +1,306 @@
+//! The publisher: the one writer of a stream.
+//!
+//! Publishing copies the payload into the ring, a word at a time, and stores its stamp: no system call and no locked
+//! instruction while nobody sleeps, and nothing that depends on how many read. A [`Loan`] lends room in the ring to be
+//! filled in place; a [`Batch`] reads the clock once and wakes sleepers once for many messages.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytemuck::NoUninit;
+
+use crate::bell::{Bell, Ringer};
+use crate::incarnation::Incarnation;
+use crate::layout::Geometry;
+use crate::ring::{Place, Writer};
+use crate::segment::Owned;
+use crate::sync::Ordering;
+use crate::words::{WORD_BYTES, store_bytes, word_of, words_for};
+
+/// A message longer than the ring takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong {
+    /// Bytes of the message.
+    pub len: usize,
+    /// Bytes that a message may have.
+    pub max: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { len, max } = self;
+        write!(
+            f,
+            "a message of {len} bytes is longer than the {max} bytes that this ring takes: give the server a larger --ring-size or --max-message"
+        )
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// Publishes messages into a ring. There is one for each server; dropping it ends the stream.
+#[derive(Debug)]
+pub struct Publisher {
+    segment: Owned,
+    writer: Writer,
+    ringer: Ringer,
+    /// Payload bytes published so far.
+    bytes: u64,
+    closed: bool,
+}
+
+/// The time now, in nanoseconds since 1970 (CLOCK_REALTIME).
+pub(crate) fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos() as u64)
+}
+
+impl Publisher {
+    pub(crate) fn new(segment: Owned, bell: Arc<Bell>) -> Self {
+        let writer = Writer::new(*segment.share().geometry());
+        let ringer = Ringer::new(bell, segment.share());
+        Self {
+            segment,
+            writer,
+            ringer,
+            bytes: 0,
+            closed: false,
+        }
+    }
+
+    /// Publishes `payload` with tag 0. Returns its sequence. Costs one copy and one look at the clock.
+    ///
+    /// # Errors
+    /// If it is longer than [`Publisher::max_message_bytes`]; nothing is published then.
+    #[inline]
+    pub fn publish(&mut self, payload: &[u8]) -> Result<u64, TooLong> {
+        self.publish_tagged(0, payload)
+    }
+
+    /// Publishes `payload` with a tag, 64 bits that subscribers see beside it.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline]
+    pub fn publish_tagged(&mut self, tag: u64, payload: &[u8]) -> Result<u64, TooLong> {
+        let now_ns = now_ns();
+        let sequence = self.store(tag, payload, now_ns)?;
+        self.ringer.ring(now_ns);
+        Ok(sequence)
+    }
+
+    /// Publishes the bytes of `value`, for [`crate::Subscriber::poll_typed`] of the same type.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline]
+    pub fn publish_typed<T: NoUninit>(&mut self, value: &T) -> Result<u64, TooLong> {
+        self.publish(bytemuck::bytes_of(value))
+    }
+
+    #[inline]
+    fn store(&mut self, tag: u64, payload: &[u8], now_ns: u64) -> Result<u64, TooLong> {
+        self.check(payload.len())?;
+        self.bytes += payload.len() as u64;
+        Ok(self.writer.publish(self.segment.memory(), payload, now_ns, tag))
+    }
+
+    #[inline]
+    fn check(&self, len: usize) -> Result<(), TooLong> {
+        let max = self.max_message_bytes();
+        if len > max { Err(TooLong { len, max }) } else { Ok(()) }
+    }
+
+    /// Borrows room for a payload of up to `len` bytes in the ring. What is written to the loan becomes the next
+    /// message when it is committed; dropping it publishes nothing.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, TooLong> {
+        self.check(len)?;
+        let place = self.writer.begin(self.segment.memory(), len);
+        Ok(Loan {
+            publisher: self,
+            place,
+            len,
+            written: 0,
+            partial: 0,
+        })
+    }
+
+    /// Begins a batch: messages that share one timestamp and one wake. Each can be read as soon as it is pushed.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch {
+            now_ns: now_ns(),
+            publisher: self,
+        }
+    }
+
+    /// Longest payload that this ring takes, in bytes.
+    #[must_use]
+    pub fn max_message_bytes(&self) -> usize {
+        self.writer.geometry().max_message_bytes()
+    }
+
+    /// The sequence that the next message gets: how many were published.
+    #[must_use]
+    pub const fn next_sequence(&self) -> u64 {
+        self.writer.next()
+    }
+
+    /// Payload bytes published so far.
+    #[must_use]
+    pub const fn bytes_published(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The ring's slots and sizes.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        self.writer.geometry()
+    }
+
+    /// This life of the server.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.segment.share().header().incarnation()
+    }
+
+    /// Ends the stream: subscribers that have read it all are told so. The ring stays readable while it is attached.
+    pub fn close(mut self) {
+        self.close_once();
+    }
+
+    fn close_once(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.writer.close(self.segment.memory());
+            self.ringer.ring_all();
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.close_once();
+    }
+}
+
+/// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`] or
+/// [`Loan::push_typed`].
+#[derive(Debug)]
+#[must_use = "a loan publishes nothing until it is committed"]
+pub struct Loan<'p> {
+    publisher: &'p mut Publisher,
+    place: Place,
+    /// Bytes that there is room for.
+    len: usize,
+    /// Bytes written so far.
+    written: usize,
+    /// The bytes of the word that is not full yet: the publisher never reads the segment.
+    partial: u64,
+}
+
+impl Loan<'_> {
+    /// Bytes that there is room left for.
+    #[must_use]
+    pub const fn remaining(&self) -> usize {
+        self.len - self.written
+    }
+
+    /// Appends the bytes of `value`.
+    ///
+    /// # Errors
+    /// If there is no room left for them; nothing is appended then.
+    pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), TooLong> {
+        self.push(bytemuck::bytes_of(value))
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// If there is no room left for them; nothing is appended then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+        if bytes.len() > self.remaining() {
+            return Err(TooLong {
+                len: self.written.saturating_add(bytes.len()),
+                max: self.len,
+            });
+        }
+        let filled = self.written % WORD_BYTES;
+        let (head, rest) = bytes.split_at(bytes.len().min((WORD_BYTES - filled) % WORD_BYTES));
+        let memory = self.publisher.segment.memory();
+        let at = |written: usize| self.place.start + written / WORD_BYTES;
+        if !head.is_empty() {
+            let mut word = self.partial.to_ne_bytes();
+            word[filled..filled + head.len()].copy_from_slice(head);
+            self.partial = u64::from_ne_bytes(word);
+            memory[at(self.written)].store(self.partial, Ordering::Relaxed);
+            self.written += head.len();
+        }
+        if !rest.is_empty() {
+            let start = at(self.written);
+            store_bytes(&memory[start..start + words_for(rest.len())], rest);
+            self.partial = word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
+            self.written += rest.len();
+        }
+        Ok(())
+    }
+
+    /// Publishes what was written, with tag 0. Returns its sequence.
+    pub fn commit(self) -> u64 {
+        self.commit_tagged(0)
+    }
+
+    /// Publishes what was written, with a tag. Returns its sequence.
+    pub fn commit_tagged(self, tag: u64) -> u64 {
+        let now_ns = now_ns();
+        let publisher = self.publisher;
+        publisher.bytes += self.written as u64;
+        let sequence = publisher
+            .writer
+            .commit(publisher.segment.memory(), self.place, self.written, now_ns, tag);
+        publisher.ringer.ring(now_ns);
+        sequence
+    }
+}
+
+impl io::Write for Loan<'_> {
+    /// Appends what there is room for.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(self.remaining());
+        self.push(&bytes[..count]).map_err(io::Error::other)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Messages that are published together: one look at the clock, and one wake when the batch is dropped.
+#[derive(Debug)]
+pub struct Batch<'p> {
+    publisher: &'p mut Publisher,
+    now_ns: u64,
+}
+
+impl Batch<'_> {
+    /// Publishes `payload`. Returns its sequence.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline]
+    pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, TooLong> {
+        self.publisher.store(tag, payload, self.now_ns)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.publisher.ringer.ring(self.now_ns);
+    }
+}

@@ -1,0 +1,357 @@
+//! A subscriber over shared memory: a cursor into a ring that it can read and not write.
+//!
+//! It can slow, block or corrupt nobody. [`Subscriber::poll`] looks once and never blocks; [`Subscriber::receive`]
+//! waits: it spins, yields, and sleeps on the futex word, each sleep bounded because a killed server wakes nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytemuck::AnyBitPattern;
+use crossbeam_utils::Backoff;
+
+use crate::bell::{self, CENSUS_INTERVAL, WAKE_INTERVAL};
+use crate::incarnation::Incarnation;
+use crate::liveness::{Pulse, ServerState};
+use crate::ring::{self, Head, OnLap, Poll, Reader, View};
+use crate::segment::{AttachError, Segment};
+
+/// Where in the stream a subscriber joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Join {
+    /// Behind the newest message: only what is published from now on.
+    #[default]
+    New,
+    /// The newest messages, at most this many.
+    Latest(u64),
+    /// The oldest message that is retained.
+    Oldest,
+    /// This sequence. What of it is gone already is told as missed; a sequence not yet reached is waited for.
+    Sequence(u64),
+}
+
+impl Join {
+    /// The sequence that this means for a stream now.
+    pub(crate) fn resolve(self, segment: &Segment) -> u64 {
+        let head = || ring::head(segment.words()).next;
+        let oldest = || ring::oldest(segment.geometry(), segment.words());
+        match self {
+            Self::New => head(),
+            Self::Latest(count) => oldest().max(head().saturating_sub(count)),
+            Self::Oldest => oldest(),
+            Self::Sequence(sequence) => sequence,
+        }
+    }
+}
+
+/// How a subscriber waits for the next message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WaitStrategy {
+    /// Spins for some 100 us, yielding, then sleeps: quick while messages flow, no work while they do not.
+    #[default]
+    Adaptive,
+    /// Never sleeps: the shortest latency, for a whole core.
+    Spin,
+    /// Sleeps after a few microseconds: the least work, for a wake-up with every message.
+    Block,
+}
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    /// A poll will find something.
+    Ready,
+    /// The time is over.
+    TimedOut,
+    /// The stream ended before the sequence that is waited for.
+    Ended,
+    /// The server died and everything that it published was read.
+    Dead,
+}
+
+/// How long an adaptive wait spins before it sleeps: longer than a publisher ever withholds a wake for.
+const SPIN_TIME: Duration = WAKE_INTERVAL.saturating_mul(2);
+/// Polls between two looks at the clock.
+const POLLS_PER_CLOCK: u32 = 64;
+/// Pauses before a reader that was receiving a stream looks again. Hammering the line that the publisher is about to
+/// write costs both of them most of their speed; a lone message is not made to wait.
+const STREAM_PAUSES: u32 = 100;
+/// Longest sleep, so that a server's death is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// Longest sleep while the server may not know yet that somebody is attached.
+const FIRST_SLEEP: Duration = Duration::from_millis(1);
+
+/// Reads a stream through shared memory.
+#[derive(Debug)]
+pub struct Subscriber {
+    segment: Arc<Segment>,
+    reader: Reader,
+    strategy: WaitStrategy,
+    pulse: Pulse,
+    attached_at: Instant,
+    /// Messages since a poll last found none.
+    streak: u32,
+}
+
+impl Subscriber {
+    /// Attaches segment `id`, read-only, and joins its stream. `expected` is the incarnation that the info file names;
+    /// [`Incarnation::NIL`] takes any. `owner` is the owner of that file, which must own the segment, too.
+    ///
+    /// # Errors
+    /// Why the segment cannot be attached or is not believed.
+    pub fn attach(id: i32, expected: Incarnation, owner: Option<u32>, join: Join) -> Result<Self, AttachError> {
+        let segment = Segment::attach(id)?;
+        let found = segment.header().incarnation();
+        if expected != Incarnation::NIL && expected != found {
+            return Err(AttachError::Foreign { id, expected, found });
+        }
+        let status = segment.status().map_err(|source| AttachError::Os { id, source })?;
+        if let (Some(expected), Some(status)) = (owner, status)
+            && expected != status.owner_uid
+        {
+            return Err(AttachError::Owner {
+                expected,
+                found: status.owner_uid,
+            });
+        }
+        Ok(Self::on(Arc::new(segment), join))
+    }
+
+    /// Joins a stream of this process, or one whose segment is attached already.
+    #[must_use]
+    pub fn on(segment: Arc<Segment>, join: Join) -> Self {
+        let now = Instant::now();
+        let reader = Reader::new(*segment.geometry(), join.resolve(&segment));
+        let pulse = Pulse::new(segment.header().heartbeat_interval(), segment.heartbeat(), now);
+        Self {
+            segment,
+            reader,
+            strategy: WaitStrategy::default(),
+            pulse,
+            attached_at: now,
+            streak: 0,
+        }
+    }
+
+    /// Sets how this subscriber waits.
+    #[must_use]
+    pub const fn with_strategy(mut self, strategy: WaitStrategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Sets where this subscriber goes on when it was lapped.
+    #[must_use]
+    pub fn with_on_lap(mut self, on_lap: OnLap) -> Self {
+        self.reader = self.reader.on_lap(on_lap);
+        self
+    }
+
+    /// Looks once, and lets `read` make what it wants of the next message, in place. Its result counts only if the
+    /// message was not overwritten meanwhile; until then it may have seen parts of two. Never blocks; costs two loads
+    /// of one cache line if there is nothing.
+    #[inline]
+    pub fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
+        let outcome = self.reader.poll(self.segment.words(), read);
+        if matches!(outcome, Poll::Message(_)) {
+            self.streak = self.streak.saturating_add(1);
+        }
+        outcome
+    }
+
+    /// Looks once, and copies the next message into `out`, which then holds it and nothing else.
+    #[inline]
+    pub fn poll_into(&mut self, out: &mut Vec<u8>) -> Poll<()> {
+        self.poll(|view| {
+            out.clear();
+            view.append_to(out);
+        })
+    }
+
+    /// Looks once, and reads the next message as a `T`; the value is `None` if the message has another length.
+    #[inline]
+    pub fn poll_typed<T: AnyBitPattern>(&mut self) -> Poll<Option<T>> {
+        self.poll(|view| {
+            if view.len() == size_of::<T>() {
+                view.read(0)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Reads up to `limit` messages that are there already. `read` sees each in place as in [`Subscriber::poll`]; `each`
+    /// is given every outcome in order, laps and the end included, `Empty` not. Returns how many messages there were.
+    pub fn drain<R>(
+        &mut self,
+        limit: usize,
+        mut read: impl FnMut(View<'_>) -> R,
+        mut each: impl FnMut(Poll<R>),
+    ) -> usize {
+        let mut messages = 0;
+        while messages < limit {
+            match self.poll(&mut read) {
+                Poll::Empty => break,
+                outcome @ Poll::Message(_) => {
+                    messages += 1;
+                    each(outcome);
+                }
+                outcome @ Poll::Lapped { .. } => each(outcome),
+                outcome => {
+                    each(outcome);
+                    break;
+                }
+            }
+        }
+        messages
+    }
+
+    /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
+    /// as [`Subscriber::poll`] does; `read` may be called again if the publisher was faster. Returns `Dead` once the
+    /// server has died and everything was read.
+    pub fn receive<R>(&mut self, timeout: Duration, mut read: impl FnMut(View<'_>) -> R) -> Poll<R> {
+        let outcome = self.poll(&mut read);
+        if !matches!(outcome, Poll::Empty) {
+            return outcome;
+        }
+        match self.wait(timeout) {
+            Waited::Ready => self.poll(&mut read),
+            Waited::TimedOut => Poll::Empty,
+            Waited::Ended => Poll::Ended,
+            Waited::Dead => Poll::Dead,
+        }
+    }
+
+    /// Waits until a poll will find something, for up to `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Waited {
+        let start = Instant::now();
+        let deadline = start.checked_add(timeout);
+        if std::mem::take(&mut self.streak) > 1 {
+            (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
+        }
+        match self.strategy {
+            WaitStrategy::Spin => loop {
+                if self.spin() {
+                    return Waited::Ready;
+                }
+                let now = Instant::now();
+                if let Some(end) = self.ends(now, deadline) {
+                    return end;
+                }
+            },
+            WaitStrategy::Adaptive => {
+                let spin_until = deadline.map_or(start + SPIN_TIME, |deadline| deadline.min(start + SPIN_TIME));
+                while Instant::now() < spin_until {
+                    if self.spin() {
+                        return Waited::Ready;
+                    }
+                    std::thread::yield_now();
+                }
+            }
+            WaitStrategy::Block => {
+                let backoff = Backoff::new();
+                while !backoff.is_completed() {
+                    if self.is_ready() {
+                        return Waited::Ready;
+                    }
+                    backoff.snooze();
+                }
+            }
+        }
+        self.sleep(deadline)
+    }
+
+    /// Looks a few times in a row. Returns whether there is something.
+    #[inline]
+    fn spin(&self) -> bool {
+        (0..POLLS_PER_CLOCK).any(|_| {
+            std::hint::spin_loop();
+            self.is_ready()
+        })
+    }
+
+    #[inline]
+    fn is_ready(&self) -> bool {
+        self.reader.is_ready(self.segment.words())
+    }
+
+    /// Whether waiting is over although there is nothing.
+    fn ends(&mut self, now: Instant, deadline: Option<Instant>) -> Option<Waited> {
+        let head = self.head();
+        if head.closed && head.next < self.cursor() {
+            return Some(Waited::Ended);
+        }
+        if self.state_at(now) == ServerState::Dead {
+            // It published before it died: look once more after having seen it dead.
+            return Some(if self.is_ready() { Waited::Ready } else { Waited::Dead });
+        }
+        deadline
+            .is_some_and(|deadline| now >= deadline)
+            .then_some(Waited::TimedOut)
+    }
+
+    fn sleep(&mut self, deadline: Option<Instant>) -> Waited {
+        loop {
+            // The head first: a message that comes after this look changes it, and the sleep does not begin.
+            let seen = ring::head_word(self.segment.words());
+            if self.is_ready() {
+                return Waited::Ready;
+            }
+            let now = Instant::now();
+            if let Some(end) = self.ends(now, deadline) {
+                return end;
+            }
+            let longest = if now < self.attached_at + 3 * CENSUS_INTERVAL {
+                FIRST_SLEEP
+            } else {
+                LONGEST_SLEEP
+            };
+            let left = deadline.map_or(longest, |deadline| deadline.saturating_duration_since(now));
+            bell::sleep_while_head_is(&self.segment, seen, left.min(longest));
+        }
+    }
+
+    /// How the server is, as far as this subscriber has seen since its last look. Costs two loads, and a system call
+    /// once the server is silent.
+    pub fn server_state(&mut self) -> ServerState {
+        if self.head().closed {
+            ServerState::Ended
+        } else {
+            self.state_at(Instant::now())
+        }
+    }
+
+    fn state_at(&mut self, now: Instant) -> ServerState {
+        self.pulse.state(self.segment.heartbeat(), now, || None)
+    }
+
+    /// The sequence wanted next.
+    #[must_use]
+    pub const fn cursor(&self) -> u64 {
+        self.reader.cursor()
+    }
+
+    /// How far the stream has come.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        ring::head(self.segment.words())
+    }
+
+    /// The oldest sequence that is retained now. Looks at every slot at most once.
+    #[must_use]
+    pub fn oldest(&self) -> u64 {
+        ring::oldest(self.segment.geometry(), self.segment.words())
+    }
+
+    /// The life of the server that this subscriber reads.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.segment.header().incarnation()
+    }
+
+    /// The segment that it reads.
+    #[must_use]
+    pub const fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+}
