@@ -1,0 +1,279 @@
+//! One entry of an info directory: a server that announced itself, or the reason why the entry is not believed.
+
+use super::candidate::{Candidate, Refusal};
+use super::{Info, InfoError, ServerName, Trust};
+use crate::sys;
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// One entry of an info directory.
+#[derive(Debug)]
+pub enum Entry {
+    /// An info file that can be believed. Its server may be dead.
+    Server(Found),
+    /// An entry that ends in `.toml` and cannot be believed.
+    Problem {
+        /// Where it is. May hold any byte that a file name may: print it with `{:?}`.
+        path: PathBuf,
+        /// Why it is not believed.
+        reason: EntryError,
+    },
+}
+
+/// An info file that can be believed, and the lock by which to tell whether its server lives.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says.
+    pub info: Info,
+    /// The user who owns the file, as the kernel says. The owner of the segment must be the same.
+    pub owner_uid: u32,
+    /// The lock that the server holds while it lives.
+    pub lock: LockProbe,
+}
+
+/// Tells whether the server that wrote an info file still holds its lock on it.
+///
+/// Keeps the file open while there is a lock to watch, so it goes on telling the truth about *that* server after the
+/// file was removed or replaced. A lock that is free stays free: no server ever locks an old file.
+///
+/// On an overlay file system the lock of a server on the other side is not visible. So "not held" means suspect, and
+/// a heartbeat that stands still confirms it; "held" cannot be faked by anyone who may not write the file.
+#[derive(Debug)]
+pub struct LockProbe {
+    /// `None` once the lock was seen free.
+    file: Option<File>,
+}
+
+impl LockProbe {
+    fn new(file: File) -> Self {
+        let free = matches!(sys::write_lock_is_held(&file), Ok(false));
+        Self {
+            file: (!free).then_some(file),
+        }
+    }
+
+    /// Says whether the lock is held now. One system call, below 1 us.
+    ///
+    /// # Errors
+    /// `ENOLCK`, `EOPNOTSUPP` or `EINVAL` where the file system or the kernel has no such locks.
+    pub fn is_held(&self) -> io::Result<bool> {
+        match &self.file {
+            Some(file) => sys::write_lock_is_held(file),
+            None => Ok(false),
+        }
+    }
+}
+
+/// Reads one info file. Never blocks, and reads at most [`Info::MAX_BYTES`].
+///
+/// The path may lead through symbolic links, but the file itself must not be one.
+///
+/// # Errors
+/// See [`EntryError`].
+pub fn read(path: &Path, trust: &Trust) -> Result<Found, EntryError> {
+    let name = path.file_name().ok_or(EntryError::FileName)?;
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let directory = openat(
+        CWD,
+        parent,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| EntryError::from(Refusal::from_errno(errno)))?;
+    let owner = fstat(&directory).map_err(|errno| EntryError::Io(errno.into()))?.st_uid;
+    read_at(directory, owner, name, path.to_owned(), trust)
+}
+
+/// Reads the info file `name` (one component) of `directory`, which belongs to `directory_owner`.
+pub(super) fn read_at(
+    directory: impl AsFd,
+    directory_owner: u32,
+    name: &OsStr,
+    path: PathBuf,
+    trust: &Trust,
+) -> Result<Found, EntryError> {
+    let stem: ServerName = name
+        .to_str()
+        .and_then(|name| name.strip_suffix(".toml"))
+        .and_then(|stem| stem.parse().ok())
+        .ok_or(EntryError::FileName)?;
+    let candidate = Candidate::open(directory, Path::new(name))?;
+    let owner_uid = check(&candidate, directory_owner, trust)?;
+    let bytes = candidate.read().map_err(EntryError::Io)?;
+    if bytes.len() > Info::MAX_BYTES {
+        return Err(EntryError::TooLarge {
+            bytes: bytes.len() as u64,
+        });
+    }
+    let text = str::from_utf8(&bytes).map_err(|error| EntryError::NotUtf8 {
+        offset: error.valid_up_to(),
+    })?;
+    let info = Info::parse(text).map_err(EntryError::Info)?;
+    if info.name != stem {
+        return Err(EntryError::OtherName { name: info.name });
+    }
+    Ok(Found {
+        path,
+        info,
+        owner_uid,
+        lock: LockProbe::new(candidate.file),
+    })
+}
+
+/// Decides by what the kernel says of the open file whether to read it at all; gives its owner.
+fn check(candidate: &Candidate, directory_owner: u32, trust: &Trust) -> Result<u32, EntryError> {
+    let Candidate { metadata, .. } = candidate;
+    if !trust.believes(metadata.uid(), directory_owner) {
+        return Err(EntryError::Stranger { uid: metadata.uid() });
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(EntryError::Writable {
+            mode: metadata.mode() & 0o7777,
+        });
+    }
+    if metadata.nlink() > 1 {
+        return Err(EntryError::HardLinked {
+            links: metadata.nlink(),
+        });
+    }
+    if metadata.len() > Info::MAX_BYTES as u64 {
+        return Err(EntryError::TooLarge { bytes: metadata.len() });
+    }
+    Ok(metadata.uid())
+}
+
+/// Why an entry is not believed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// The file is not called `NAME.toml` with a server's name.
+    FileName,
+    /// There is no such file, or no longer.
+    Missing,
+    /// It is a symbolic link.
+    Symlink,
+    /// It is a directory, a FIFO, a socket or a device.
+    NotRegular {
+        /// Which of them.
+        kind: &'static str,
+    },
+    /// It has several names.
+    HardLinked {
+        /// How many.
+        links: u64,
+    },
+    /// It has more bytes than an info file may have.
+    TooLarge {
+        /// How many.
+        bytes: u64,
+    },
+    /// It belongs to a user who is not trusted.
+    Stranger {
+        /// That user.
+        uid: u32,
+    },
+    /// Others than its owner may write it.
+    Writable {
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The caller may not read it.
+    Denied,
+    /// The caller has no descriptor left.
+    TooManyOpenFiles,
+    /// It is not text.
+    NotUtf8 {
+        /// The first byte that is not.
+        offset: usize,
+    },
+    /// Its text is no info file.
+    Info(InfoError),
+    /// It names another server than its file name does.
+    OtherName {
+        /// The server it names.
+        name: ServerName,
+    },
+    /// Reading failed in another way.
+    Io(io::Error),
+}
+
+impl From<Refusal> for EntryError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Missing => Self::Missing,
+            Refusal::Symlink => Self::Symlink,
+            Refusal::NotRegular(kind) => Self::NotRegular { kind },
+            Refusal::Denied => Self::Denied,
+            Refusal::TooManyOpenFiles => Self::TooManyOpenFiles,
+            Refusal::Io(error) => Self::Io(error),
+        }
+    }
+}
+
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FileName => f.write_str(
+                "not called NAME.toml with a server's name (A-Z a-z 0-9 . _ -, at most 64); rename or remove it",
+            ),
+            Self::Missing => f.write_str("no such file; start its server, or check the path"),
+            Self::Symlink => f.write_str("a symbolic link, which is never followed; name the file it points to"),
+            Self::NotRegular { kind } => write!(f, "{kind}, not a file; remove it from the directory"),
+            Self::HardLinked { links } => write!(f, "has {links} names (hard links), may have one; remove the others"),
+            Self::TooLarge { bytes } => {
+                write!(
+                    f,
+                    "has {bytes} bytes or more, an info file has {} at most; remove it",
+                    Info::MAX_BYTES
+                )
+            }
+            Self::Stranger { uid } => {
+                write!(
+                    f,
+                    "belongs to user {uid}, who is not trusted; trust that user, or remove it"
+                )
+            }
+            Self::Writable { mode } => {
+                write!(
+                    f,
+                    "others than its owner may write it (mode {mode:04o}); chmod go-w it once you trust what it says"
+                )
+            }
+            Self::Denied => {
+                f.write_str("no permission to read it; run as its owner, or start its server with a wider mode")
+            }
+            Self::TooManyOpenFiles => f.write_str("too many open files; raise the limit (ulimit -n)"),
+            Self::NotUtf8 { offset } => write!(f, "not text from byte {offset} on; remove it"),
+            Self::Info(_) => f.write_str("not a usable info file; remove it, or restart its server"),
+            Self::OtherName { name } => {
+                write!(
+                    f,
+                    "names the server \"{name}\"; rename it to {}, or remove it",
+                    name.file_name()
+                )
+            }
+            Self::Io(_) => f.write_str("cannot be read"),
+        }
+    }
+}
+
+impl std::error::Error for EntryError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Info(error) => Some(error),
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}

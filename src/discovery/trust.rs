@@ -1,0 +1,61 @@
+//! Whose info files are believed.
+
+use rustix::process::geteuid;
+
+/// Whose info files are believed: those of root, of the caller's effective user, and of the owner of the directory
+/// they lie in (who could put any file there anyway), and of users added here.
+///
+/// A believed info file can send a client to any address and any segment. It can do no worse: both are checked for
+/// the incarnation and read as a stranger's bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    anyone: bool,
+    also: Vec<u32>,
+}
+
+impl Trust {
+    /// Believes every user. For directories where several users' servers meet, as `/tmp` is one.
+    #[must_use]
+    pub fn anyone() -> Self {
+        Self {
+            anyone: true,
+            also: Vec::new(),
+        }
+    }
+
+    /// Believes the user with this id too.
+    #[must_use]
+    pub fn also(mut self, uid: u32) -> Self {
+        self.also.push(uid);
+        self
+    }
+
+    /// Says whether a file of `owner` in a directory of `directory_owner` is believed.
+    pub(super) fn believes(&self, owner: u32, directory_owner: u32) -> bool {
+        let own = geteuid().as_raw();
+        self.anyone || [0, own, directory_owner].contains(&owner) || self.also.contains(&owner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRANGER: u32 = 4_000_000_001;
+    const OTHER: u32 = 4_000_000_002;
+
+    #[test]
+    fn strangers_are_believed_only_on_request_or_in_their_own_directory() {
+        assert!(!Trust::default().believes(STRANGER, 0));
+        assert!(Trust::default().believes(STRANGER, STRANGER));
+        assert!(Trust::default().also(STRANGER).believes(STRANGER, 0));
+        assert!(!Trust::default().also(OTHER).believes(STRANGER, 0));
+        assert!(Trust::anyone().believes(STRANGER, 0));
+    }
+
+    #[test]
+    fn root_and_the_caller_are_always_believed() {
+        assert!(Trust::default().believes(0, STRANGER));
+        assert!(Trust::default().believes(geteuid().as_raw(), STRANGER));
+    }
+}
