@@ -1,7 +1,7 @@
 //! How clients find servers: one small text file per server in a directory that both can see.
 //!
-//! A server keeps an [`Announcement`] while it runs; a client [`list`]s the directory, or [`read`]s one file.
-//!
+//! A server keeps an [`Announcement`] while it runs; a client [`list`]s the directory, or [`read`]s one file, and
+//! [`Watch`]es it for changes. `docs/info-file.md` has the format and the rules for programs in other languages.
 //!
 //! ```
 //! use lapwing::Incarnation;
@@ -40,6 +40,8 @@ mod name_lock;
 mod directory;
 mod entry;
 
+mod watch;
+
 pub use announce_error::{AnnounceError, Occupant, Step};
 pub use announcement::Announcement;
 pub use boot_id::{BootId, ParseBootIdError, current_ipc_namespace};
@@ -48,3 +50,4 @@ pub use entry::{Entry, EntryError, Found, LockProbe, read};
 pub use info::{Info, InfoError, SharedMemory, Socket};
 pub use name::{ParseServerNameError, ServerName};
 pub use trust::Trust;
+pub use watch::Watch;

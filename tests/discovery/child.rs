@@ -1,12 +1,13 @@
 //! The test program run again as another process, which plays one role and is killed by its test.
 
 use super::info;
-use lapwing::discovery::Announcement;
+use lapwing::discovery::{Announcement, Watch};
 use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 const ROLE: &str = "LAPWING_TEST_ROLE";
 const PATH: &str = "LAPWING_TEST_PATH";
@@ -136,6 +137,17 @@ fn play() {
             rustix::fs::fcntl_lock(&file, kind).unwrap();
             say("locked");
             listen();
+        }
+        "watch without descriptors" => {
+            let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            limit.current = Some(0);
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+            let mut watch = Watch::new(path);
+            let changed = watch.wait(Duration::from_millis(10)).unwrap();
+            say(format_args!(
+                "{changed} {:?}",
+                watch.degraded().and_then(std::io::Error::raw_os_error)
+            ));
         }
         other => panic!("no role {other}"),
     }

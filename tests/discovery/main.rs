@@ -1,9 +1,10 @@
-//! Info files between real processes: announced, found, killed, taken over and attacked.
+//! Info files between real processes: announced, found, killed, taken over, attacked and watched.
 
 mod announcing;
 mod child;
 mod entries;
 mod life;
+mod watching;
 
 use lapwing::Incarnation;
 use lapwing::discovery::{Announcement, Entry, EntryError, Found, Info, SharedMemory, Socket, Trust, list};
