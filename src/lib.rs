@@ -10,6 +10,14 @@ pub mod layout;
 
 pub mod ring;
 
+// A loom build has what is modelled, and no more.
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "a few system calls have no safe wrapper")]
+mod sys;
+
+#[cfg(not(loom))]
+pub mod discovery;
+
 #[cfg(not(loom))]
 pub mod limits;
 
@@ -32,7 +40,7 @@ mod subscriber;
 #[cfg(not(loom))]
 pub use self::{
     liveness::ServerState,
-    publisher::{Batch, Loan, Publisher, TooLong},
+    publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, View},
     segment::{Access, Segment},
     subscriber::{Join, Subscriber, WaitStrategy, Waited},

@@ -60,6 +60,15 @@ impl LockProbe {
         }
     }
 
+    /// Another probe of the same lock.
+    ///
+    /// # Errors
+    /// When the caller has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let file = self.file.as_ref().map(File::try_clone).transpose()?;
+        Ok(Self { file })
+    }
+
     /// Says whether the lock is held now. One system call, below 1 us.
     ///
     /// # Errors
