@@ -77,6 +77,11 @@ impl Pulse {
         now.saturating_duration_since(self.moved_at)
     }
 
+    /// Whether the counter has moved since it was last looked at.
+    pub(crate) const fn has_moved(&self, count: u64) -> bool {
+        count != self.count
+    }
+
     /// How long the counter may stand still before the server counts as silent.
     pub(crate) fn patience(&self) -> Duration {
         self.interval * SILENT_INTERVALS

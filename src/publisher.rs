@@ -19,26 +19,34 @@ use crate::segment::Owned;
 use crate::sync::Ordering;
 use crate::words::{WORD_BYTES, store_bytes, word_of, words_for};
 
-/// A message longer than the ring takes.
+/// Why a message was not published. Nothing of it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLong {
-    /// Bytes of the message.
-    pub len: usize,
-    /// Bytes that a message may have.
-    pub max: usize,
+#[non_exhaustive]
+pub enum PublishError {
+    /// It is longer than the ring takes.
+    TooLong {
+        /// Bytes of the message.
+        len: usize,
+        /// Bytes that a message may have.
+        max: usize,
+    },
+    /// The stream was ended.
+    Ended,
 }
 
-impl fmt::Display for TooLong {
+impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { len, max } = self;
-        write!(
-            f,
-            "a message of {len} bytes is longer than the {max} bytes that this ring takes: give the server a larger --ring-size or --max-message"
-        )
+        match self {
+            Self::TooLong { len, max } => write!(
+                f,
+                "a message of {len} bytes is longer than the {max} bytes that this ring takes: give the server a larger ring size or longest message"
+            ),
+            Self::Ended => f.write_str("the stream was ended: nothing can be published any more"),
+        }
     }
 }
 
-impl std::error::Error for TooLong {}
+impl std::error::Error for PublishError {}
 
 /// Publishes messages into a ring. There is one for each server; dropping it ends the stream.
 #[derive(Debug)]
@@ -48,7 +56,8 @@ pub struct Publisher {
     ringer: Ringer,
     /// Payload bytes published so far.
     bytes: u64,
-    closed: bool,
+    /// The shortest length that is refused: one more than the longest payload, or 0 once the stream was ended.
+    refused_from: usize,
 }
 
 /// The time now, in nanoseconds since 1970 (CLOCK_REALTIME).
@@ -62,21 +71,22 @@ impl Publisher {
     pub(crate) fn new(segment: Owned, bell: Arc<Bell>) -> Self {
         let writer = Writer::new(*segment.share().geometry());
         let ringer = Ringer::new(bell, segment.share());
+        let refused_from = writer.geometry().max_message_bytes() + 1;
         Self {
             segment,
             writer,
             ringer,
             bytes: 0,
-            closed: false,
+            refused_from,
         }
     }
 
     /// Publishes `payload` with tag 0. Returns its sequence. Costs one copy and one look at the clock.
     ///
     /// # Errors
-    /// If it is longer than [`Publisher::max_message_bytes`]; nothing is published then.
+    /// If it is longer than [`Publisher::max_message_bytes`], or the stream was ended.
     #[inline]
-    pub fn publish(&mut self, payload: &[u8]) -> Result<u64, TooLong> {
+    pub fn publish(&mut self, payload: &[u8]) -> Result<u64, PublishError> {
         self.publish_tagged(0, payload)
     }
 
@@ -85,7 +95,7 @@ impl Publisher {
     /// # Errors
     /// As [`Publisher::publish`].
     #[inline]
-    pub fn publish_tagged(&mut self, tag: u64, payload: &[u8]) -> Result<u64, TooLong> {
+    pub fn publish_tagged(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         let now_ns = now_ns();
         let sequence = self.store(tag, payload, now_ns)?;
         self.ringer.ring(now_ns);
@@ -97,21 +107,36 @@ impl Publisher {
     /// # Errors
     /// As [`Publisher::publish`].
     #[inline]
-    pub fn publish_typed<T: NoUninit>(&mut self, value: &T) -> Result<u64, TooLong> {
+    pub fn publish_typed<T: NoUninit>(&mut self, value: &T) -> Result<u64, PublishError> {
         self.publish(bytemuck::bytes_of(value))
     }
 
     #[inline]
-    fn store(&mut self, tag: u64, payload: &[u8], now_ns: u64) -> Result<u64, TooLong> {
+    fn store(&mut self, tag: u64, payload: &[u8], now_ns: u64) -> Result<u64, PublishError> {
         self.check(payload.len())?;
         self.bytes += payload.len() as u64;
         Ok(self.writer.publish(self.segment.memory(), payload, now_ns, tag))
     }
 
     #[inline]
-    fn check(&self, len: usize) -> Result<(), TooLong> {
-        let max = self.max_message_bytes();
-        if len > max { Err(TooLong { len, max }) } else { Ok(()) }
+    fn check(&self, len: usize) -> Result<(), PublishError> {
+        if len < self.refused_from {
+            Ok(())
+        } else {
+            Err(self.refuse(len))
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, len: usize) -> PublishError {
+        if self.has_ended() {
+            PublishError::Ended
+        } else {
+            PublishError::TooLong {
+                len,
+                max: self.max_message_bytes(),
+            }
+        }
     }
 
     /// Borrows room for a payload of up to `len` bytes in the ring. What is written to the loan becomes the next
@@ -119,7 +144,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, TooLong> {
+    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.check(len)?;
         let place = self.writer.begin(self.segment.memory(), len);
         Ok(Loan {
@@ -171,21 +196,25 @@ impl Publisher {
 
     /// Ends the stream: subscribers that have read it all are told so. The ring stays readable while it is attached.
     pub fn close(mut self) {
-        self.close_once();
+        self.end();
     }
 
-    fn close_once(&mut self) {
-        if !self.closed {
-            self.closed = true;
+    pub(crate) fn end(&mut self) {
+        if !self.has_ended() {
+            self.refused_from = 0;
             self.writer.close(self.segment.memory());
             self.ringer.ring_all();
         }
+    }
+
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.refused_from == 0
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.close_once();
+        self.end();
     }
 }
 
@@ -215,7 +244,7 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// If there is no room left for them; nothing is appended then.
-    pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), TooLong> {
+    pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), PublishError> {
         self.push(bytemuck::bytes_of(value))
     }
 
@@ -223,9 +252,9 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// If there is no room left for them; nothing is appended then.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
         if bytes.len() > self.remaining() {
-            return Err(TooLong {
+            return Err(PublishError::TooLong {
                 len: self.written.saturating_add(bytes.len()),
                 max: self.len,
             });
@@ -294,7 +323,7 @@ impl Batch<'_> {
     /// # Errors
     /// As [`Publisher::publish`].
     #[inline]
-    pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, TooLong> {
+    pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         self.publisher.store(tag, payload, self.now_ns)
     }
 }

@@ -413,6 +413,10 @@ impl Reader {
         self.cursor
     }
 
+    pub(crate) fn seek(&mut self, cursor: u64) {
+        self.cursor = cursor.min(MAX_SEQUENCE);
+    }
+
     /// Whether a poll would find anything but `Empty`. Touches one word.
     #[inline]
     pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {

@@ -10,6 +10,7 @@ use bytemuck::AnyBitPattern;
 use crossbeam_utils::Backoff;
 
 use crate::bell::{self, CENSUS_INTERVAL, WAKE_INTERVAL};
+use crate::discovery::LockProbe;
 use crate::incarnation::Incarnation;
 use crate::liveness::{Pulse, ServerState};
 use crate::ring::{self, Head, OnLap, Poll, Reader, View};
@@ -88,6 +89,7 @@ pub struct Subscriber {
     reader: Reader,
     strategy: WaitStrategy,
     pulse: Pulse,
+    lock: Option<LockProbe>,
     attached_at: Instant,
     /// Messages since a poll last found none.
     streak: u32,
@@ -128,6 +130,7 @@ impl Subscriber {
             reader,
             strategy: WaitStrategy::default(),
             pulse,
+            lock: None,
             attached_at: now,
             streak: 0,
         }
@@ -144,6 +147,13 @@ impl Subscriber {
     #[must_use]
     pub fn with_on_lap(mut self, on_lap: OnLap) -> Self {
         self.reader = self.reader.on_lap(on_lap);
+        self
+    }
+
+    /// Lets this subscriber tell a dead server from a hung one by the lock on its info file.
+    #[must_use]
+    pub fn with_lock(mut self, lock: LockProbe) -> Self {
+        self.lock = Some(lock);
         self
     }
 
@@ -208,7 +218,7 @@ impl Subscriber {
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
     /// as [`Subscriber::poll`] does; `read` may be called again if the publisher was faster. Returns `Dead` once the
-    /// server has died and everything was read.
+    /// server has died and everything was read, if it can tell (see [`Subscriber::with_lock`]).
     pub fn receive<R>(&mut self, timeout: Duration, mut read: impl FnMut(View<'_>) -> R) -> Poll<R> {
         let outcome = self.poll(&mut read);
         if !matches!(outcome, Poll::Empty) {
@@ -311,6 +321,16 @@ impl Subscriber {
         }
     }
 
+    /// Goes on at another place in the same stream.
+    pub fn rejoin(&mut self, join: Join) {
+        self.reader.seek(join.resolve(&self.segment));
+    }
+
+    /// The heartbeat as it was when this subscriber last looked.
+    pub(crate) const fn pulse(&self) -> Pulse {
+        self.pulse
+    }
+
     /// How the server is, as far as this subscriber has seen since its last look. Costs two loads, and a system call
     /// once the server is silent.
     pub fn server_state(&mut self) -> ServerState {
@@ -322,7 +342,8 @@ impl Subscriber {
     }
 
     fn state_at(&mut self, now: Instant) -> ServerState {
-        self.pulse.state(self.segment.heartbeat(), now, || None)
+        let lock = self.lock.as_ref();
+        self.pulse.state(self.segment.heartbeat(), now, || lock?.is_held().ok())
     }
 
     /// The sequence wanted next.
