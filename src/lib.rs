@@ -38,6 +38,9 @@ mod liveness;
 mod subscriber;
 
 #[cfg(not(loom))]
+pub mod socket;
+
+#[cfg(not(loom))]
 pub use self::{
     liveness::ServerState,
     publisher::{Batch, Loan, PublishError, Publisher},

@@ -1,0 +1,16 @@
+//! The same stream over TCP, for subscribers that cannot reach the shared memory.
+//!
+//! ```text
+//!   Segment --Reader--> [ service thread: one cursor for each connection ] --frames--> RemoteSubscriber
+//!                         connection 1: cursor 4711 ---+
+//!                         connection 2: cursor 4711 ---+--> one chunk, encoded once
+//!                         connection 3: cursor  120 -------> lapped: GAP, then goes on
+//! ```
+//!
+//! `docs/protocol.md` has the frames byte by byte, so that a stranger can write a client in any language.
+
+pub mod frame;
+
+mod decoder;
+
+pub use decoder::Decoder;
