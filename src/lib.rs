@@ -46,6 +46,7 @@ pub use self::{
     publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, View},
     segment::{Access, Segment},
+    socket::{RemoteError, RemoteSubscriber},
     subscriber::{Join, Subscriber, WaitStrategy, Waited},
 };
 pub use incarnation::{Incarnation, ParseIncarnationError};

@@ -13,4 +13,25 @@ pub mod frame;
 
 mod decoder;
 
+mod error;
+
+mod remote;
+
+mod counters;
+
+mod chunk;
+
+mod connection;
+
+mod acceptor;
+
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+pub use counters::ServiceStats;
 pub use decoder::Decoder;
+pub use error::RemoteError;
+pub use remote::RemoteSubscriber;
+pub use service::{ServiceHandle, ServiceOptions};

@@ -1,0 +1,390 @@
+//! One client's connection: a cursor into the ring, and whatever it is sending right now.
+//!
+//! ```text
+//!   Greeted --SUBSCRIBE--> Streaming --END loaded--> Leaving --all sent, shutdown--> Lingering --peer closed--> gone
+//!      |                       |                        ^
+//!      +--- REJECT ------------+------------------------+          any stage: peer closed, broken, stalled --> gone
+//! ```
+//!
+//! It holds one chunk at most and nothing is queued behind it, so a slow peer costs no more than a fast one. A socket
+//! that is full is left alone until the kernel says that it has room.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+
+use super::chunk::{CHUNK_BYTES, Chunk, Chunks, End};
+use super::counters::Counters;
+use super::decoder::Decoder;
+use super::frame::{ClientFrame, FrameError, Hello, RejectCode, ServerFrame, VERSION};
+use crate::segment::Segment;
+use crate::{Incarnation, Join, ring};
+
+/// What one connection may send before the others get their turn.
+const SEND_BUDGET_BYTES: usize = 4 * CHUNK_BYTES;
+/// Reads from one connection before the others get their turn. A client of good faith needs one.
+const READ_BUDGET: usize = 32;
+
+/// How long the service waits for its peers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    pub(super) subscribe: Duration,
+    pub(super) heartbeat: Duration,
+    pub(super) silence: Duration,
+    pub(super) stall: Duration,
+    pub(super) linger: Duration,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) segment: Arc<Segment>,
+    pub(super) deadlines: Deadlines,
+    pub(super) chunks: Chunks,
+    pub(super) counters: Arc<Counters>,
+    /// The time at the beginning of this turn of the loop.
+    pub(super) now: Instant,
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// It got the end of the stream.
+    Finished,
+    /// It was turned away, and that was counted.
+    Rejected,
+    /// The peer closed or broke it.
+    Left,
+    /// The peer took nothing for too long.
+    Stalled,
+    /// The ring could not be read.
+    Corrupt,
+}
+
+/// How far sending got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// There is nothing more to send now.
+    All,
+    /// There is more, but others come first.
+    Budget,
+    /// The socket is full.
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Greeted,
+    Streaming,
+    /// The last frames are being sent.
+    Leaving(Farewell),
+    /// All is sent; the peer is to close.
+    Lingering(Farewell),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    End,
+    Reject,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    decoder: Decoder,
+    stage: Stage,
+    /// The sequence that is to be sent next; means something from `Streaming` on.
+    cursor: u64,
+    /// What is being sent, and how much of it was.
+    sending: Option<Arc<Chunk>>,
+    sent: usize,
+    /// The one frame of this connection's own that follows: a START or a REJECT.
+    queued: Option<Arc<Chunk>>,
+    /// The socket was full and the kernel did not say yet that it has room.
+    full: bool,
+    /// There may be more to read although no event will say so.
+    pub(super) unread: bool,
+    /// When this stage began.
+    since: Instant,
+    /// When the peer was heard.
+    heard: Instant,
+    /// When something was sent, or began to be.
+    moved: Instant,
+}
+
+impl Connection {
+    /// Greets a new client.
+    pub(super) fn new(stream: TcpStream, connections: u32, hub: &mut Hub) -> Self {
+        let hello = ServerFrame::Hello(hello(connections, hub));
+        Self {
+            stream,
+            decoder: Decoder::of_client(),
+            stage: Stage::Greeted,
+            cursor: 0,
+            sending: Some(hub.chunks.of_frame(&hello)),
+            sent: 0,
+            queued: None,
+            full: false,
+            unread: false,
+            since: hub.now,
+            heard: hub.now,
+            moved: hub.now,
+        }
+    }
+
+    /// The sequence that this connection waits for, if it is the ring that it waits for.
+    pub(super) fn waits_for(&self) -> Option<u64> {
+        (self.stage == Stage::Streaming && !self.full).then_some(self.cursor)
+    }
+
+    /// Whether it could go on sending at once.
+    pub(super) fn wants_a_turn(&self) -> bool {
+        !self.full && (self.sending.is_some() || self.queued.is_some())
+    }
+
+    /// The kernel says that there is room in the socket again.
+    pub(super) fn has_room(&mut self) {
+        self.full = false;
+    }
+
+    /// Sends what there is to send, within the budget of one turn.
+    pub(super) fn send(&mut self, hub: &mut Hub) -> Result<Sent, Gone> {
+        let mut budget = SEND_BUDGET_BYTES;
+        while !self.full {
+            let Some(chunk) = self.load(hub)? else {
+                return Ok(Sent::All);
+            };
+            match self.stream.write(&chunk.bytes[self.sent..]) {
+                Ok(count) => {
+                    self.sent += count;
+                    self.moved = hub.now;
+                    hub.counters.bytes.add(count as u64);
+                    let whole = self.sent == chunk.bytes.len();
+                    drop(chunk);
+                    if whole {
+                        self.account(hub);
+                    }
+                    budget = budget.saturating_sub(count);
+                    if budget == 0 {
+                        return Ok(Sent::Budget);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.full = true,
+                Err(_) => return Err(self.closed_by_peer()),
+            }
+        }
+        Ok(Sent::Full)
+    }
+
+    /// What is to be sent next, if anything.
+    fn load(&mut self, hub: &mut Hub) -> Result<Option<Arc<Chunk>>, Gone> {
+        if self.sending.is_none() {
+            if let Some(frame) = self.queued.take() {
+                self.begin(frame, hub.now);
+            } else if self.stage == Stage::Streaming {
+                self.load_stream(hub)?;
+            } else if let Stage::Leaving(farewell) = self.stage {
+                // A peer that is gone already shows in the next read.
+                let _ = self.stream.shutdown(Shutdown::Write);
+                self.enter(Stage::Lingering(farewell), hub.now);
+            }
+        }
+        Ok(self.sending.clone())
+    }
+
+    fn load_stream(&mut self, hub: &mut Hub) -> Result<(), Gone> {
+        let Some(chunk) = hub.chunks.from(self.cursor, &hub.segment) else {
+            return Ok(());
+        };
+        self.cursor = chunk.next;
+        match chunk.end {
+            End::Open => {}
+            End::Closed => self.enter(Stage::Leaving(Farewell::End), hub.now),
+            End::Corrupt => return Err(Gone::Corrupt),
+        }
+        self.begin(chunk, hub.now);
+        Ok(())
+    }
+
+    fn begin(&mut self, chunk: Arc<Chunk>, now: Instant) {
+        self.sending = Some(chunk);
+        self.sent = 0;
+        self.moved = now;
+    }
+
+    /// Puts a chunk that was sent whole on the account.
+    fn account(&mut self, hub: &mut Hub) {
+        if let Some(chunk) = self.sending.take() {
+            hub.counters.messages.add(chunk.messages);
+            hub.counters.gaps.add(chunk.gaps);
+            hub.counters.missed.add(chunk.missed);
+            hub.chunks.release(chunk);
+        }
+    }
+
+    fn enter(&mut self, stage: Stage, now: Instant) {
+        self.stage = stage;
+        self.since = now;
+    }
+
+    /// Reads what the client said, within the budget of one turn.
+    pub(super) fn receive(&mut self, hub: &mut Hub) -> Result<(), Gone> {
+        for _ in 0..READ_BUDGET {
+            match self.stream.read(self.decoder.space()) {
+                Ok(0) => return Err(self.closed_by_peer()),
+                Ok(count) => {
+                    self.heard = hub.now;
+                    // What is said after the farewell does not matter any more, but unread it would undo the farewell.
+                    if matches!(self.stage, Stage::Greeted | Stage::Streaming) {
+                        self.decoder.received(count);
+                        self.obey(hub);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.unread = false;
+                    return Ok(());
+                }
+                Err(_) => return Err(self.closed_by_peer()),
+            }
+        }
+        self.unread = true;
+        Ok(())
+    }
+
+    /// What the end of the connection means now.
+    fn closed_by_peer(&self) -> Gone {
+        match self.stage {
+            Stage::Lingering(Farewell::End) => Gone::Finished,
+            Stage::Leaving(Farewell::End) if self.sending.is_none() => Gone::Finished,
+            Stage::Lingering(Farewell::Reject) | Stage::Leaving(Farewell::Reject) => Gone::Rejected,
+            Stage::Greeted | Stage::Streaming | Stage::Leaving(Farewell::End) => Gone::Left,
+        }
+    }
+
+    /// Does what the frames that have arrived say.
+    fn obey(&mut self, hub: &mut Hub) {
+        while matches!(self.stage, Stage::Greeted | Stage::Streaming) {
+            match (self.decoder.client_frame(), self.stage) {
+                (Ok(None), _) => return,
+                (Ok(Some(ClientFrame::Subscribe { incarnation, join })), Stage::Greeted) => {
+                    self.subscribe(incarnation, join, hub);
+                }
+                (Ok(Some(ClientFrame::Progress { next })), Stage::Streaming) if next <= self.cursor => {}
+                (Ok(Some(frame)), _) => self.reject(RejectCode::Protocol, &format!("unexpected {frame:?}"), hub),
+                (Err(FrameError::Version(_)), _) => {
+                    let reason = format!("this server speaks version {VERSION}");
+                    self.reject(RejectCode::UnsupportedVersion, &reason, hub);
+                }
+                (Err(error), _) => self.reject(RejectCode::Protocol, &error.to_string(), hub),
+            }
+        }
+    }
+
+    fn subscribe(&mut self, incarnation: Incarnation, join: Join, hub: &mut Hub) {
+        let (first, missed) = starting_place(incarnation, join, &hub.segment);
+        self.cursor = first;
+        self.queued = Some(hub.chunks.of_frame(&ServerFrame::Start { first, missed }));
+        self.enter(Stage::Streaming, hub.now);
+    }
+
+    /// Refuses to go on, and says why behind the frame that is being sent.
+    pub(super) fn reject(&mut self, code: RejectCode, reason: &str, hub: &mut Hub) {
+        let counters = &hub.counters;
+        match code {
+            RejectCode::UnsupportedVersion => &counters.rejected_version,
+            RejectCode::SubscribeDeadline => &counters.rejected_late,
+            RejectCode::Silent => &counters.rejected_silent,
+            RejectCode::TooManyConnections => &counters.rejected_full,
+            RejectCode::Protocol | RejectCode::Other(_) => &counters.rejected_protocol,
+        }
+        .add(1);
+        if self.sent == 0 && self.stage == Stage::Streaming {
+            self.sending = None;
+        }
+        self.queued = Some(hub.chunks.of_frame(&ServerFrame::Reject {
+            code,
+            reason: reason.to_owned(),
+        }));
+        self.enter(Stage::Leaving(Farewell::Reject), hub.now);
+    }
+
+    /// Judges the peer by the clock, and keeps the connection alive. Called a few times in a heartbeat.
+    pub(super) fn tick(&mut self, hub: &mut Hub) -> Result<(), Gone> {
+        let deadlines = hub.deadlines;
+        let age = hub.now.duration_since(self.since);
+        let quiet = hub.now.duration_since(self.heard);
+        if self.sending.is_some() && hub.now.duration_since(self.moved) > deadlines.stall {
+            return Err(if self.closed_by_peer() == Gone::Rejected {
+                Gone::Rejected
+            } else {
+                Gone::Stalled
+            });
+        }
+        match self.stage {
+            Stage::Greeted if age > deadlines.subscribe => {
+                self.reject(RejectCode::SubscribeDeadline, "no SUBSCRIBE in time", hub);
+            }
+            Stage::Streaming if quiet > deadlines.silence => {
+                // This thread may have been stopped itself, with the heartbeats waiting in the socket.
+                self.receive(hub)?;
+                if hub.now.duration_since(self.heard) > deadlines.silence {
+                    self.reject(RejectCode::Silent, "no PROGRESS in time", hub);
+                }
+            }
+            Stage::Streaming if self.sending.is_none() && hub.now.duration_since(self.moved) >= deadlines.heartbeat => {
+                let head = ring::head(hub.segment.words()).next;
+                let heartbeat = hub.chunks.of_frame(&ServerFrame::Heartbeat { head });
+                self.begin(heartbeat, hub.now);
+            }
+            // Behind the end a slow peer may still be busy with what it has received: it says so by heartbeats.
+            Stage::Lingering(Farewell::End) if quiet > deadlines.silence => return Err(Gone::Left),
+            Stage::Leaving(Farewell::Reject) | Stage::Lingering(Farewell::Reject) if age > deadlines.linger => {
+                return Err(Gone::Rejected);
+            }
+            _ => {}
+        }
+        if self.sending.is_some() || self.queued.is_some() {
+            self.send(hub).map(drop)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What this server says of itself to a new client.
+fn hello(connections: u32, hub: &Hub) -> Hello {
+    let segment = &hub.segment;
+    let head = ring::head(segment.words()).next;
+    Hello {
+        incarnation: segment.header().incarnation(),
+        head,
+        oldest: ring::oldest(segment.geometry(), segment.words()).min(head),
+        max_message_bytes: u32::try_from(segment.geometry().max_message_bytes()).unwrap_or(u32::MAX),
+        heartbeat_ms: millis(hub.deadlines.heartbeat),
+        silence_ms: millis(hub.deadlines.silence),
+        connections,
+        name: segment.header().name().to_owned(),
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Where delivery starts, and how many of the messages asked for are gone.
+fn starting_place(meant: Incarnation, join: Join, segment: &Segment) -> (u64, u64) {
+    let oldest = || Join::Oldest.resolve(segment);
+    match join {
+        Join::Sequence(_) if meant != Incarnation::NIL && meant != segment.header().incarnation() => (oldest(), 0),
+        Join::Sequence(sequence) => {
+            let first = oldest().max(sequence).min(ring::MAX_SEQUENCE);
+            (first, first.saturating_sub(sequence))
+        }
+        Join::New | Join::Latest(_) | Join::Oldest => (join.resolve(segment), 0),
+    }
+}

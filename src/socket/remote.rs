@@ -1,0 +1,494 @@
+//! A subscriber over TCP: the same stream, sequences and losses as through the shared memory.
+//!
+//! ```text
+//!   connect -> HELLO (right incarnation?) -> SUBSCRIBE -> START -> poll, poll, poll ... -> END
+//!
+//!   socket --read, up to 256 KiB at once--> Decoder --payload in place--> the closure given to poll
+//!   PROGRESS <--whenever a heartbeat is due, from inside poll and receive--
+//! ```
+//!
+//! It has no thread: a program that does not poll for longer than the server's `silence_ms` is given up by the server,
+//! and connects again with the sequence that it wants next.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::decoder::Decoder;
+use super::error::RemoteError;
+use super::frame::{ClientFrame, Hello, Kind, ServerFrame};
+use crate::ring::MAX_SEQUENCE;
+use crate::{Incarnation, Join, Poll, Received};
+
+/// What one read may fetch. It holds some thousand small messages; a longer message makes the buffer grow.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Reads in one poll before it says `Empty`: a server that sends nothing but heartbeats cannot hold the caller.
+const READS_PER_POLL: usize = 4;
+/// Messages between two looks at the clock: it would cost a tenth of the time of a small message.
+const MESSAGES_PER_LOOK: u32 = 8;
+
+/// A subscriber over TCP.
+///
+/// After an error the connection is of no more use: drop it, and resume with [`cursor`](Self::cursor) and the
+/// incarnation of [`hello`](Self::hello) on a new one.
+#[derive(Debug)]
+pub struct RemoteSubscriber {
+    stream: TcpStream,
+    address: SocketAddr,
+    decoder: Decoder,
+    hello: Hello,
+    /// The sequence wanted next.
+    cursor: u64,
+    /// The newest head that the server told.
+    head: u64,
+    /// Messages lost before the first one, which no poll has told yet.
+    lost: Option<(u64, u64)>,
+    ended: bool,
+    clock: Clock,
+    /// What the socket did not take of the newest PROGRESS; empty nearly always.
+    unsent: Vec<u8>,
+}
+
+/// When who was heard, and when the clock is looked at next.
+#[derive(Debug)]
+struct Clock {
+    heartbeat: Duration,
+    silence: Duration,
+    heard: Instant,
+    spoke: Instant,
+    looked: Instant,
+    /// Messages until the next look.
+    countdown: u32,
+}
+
+/// What is at the front of the stream.
+enum Next {
+    Message,
+    Lost { first: u64, missed: u64 },
+    Nothing,
+    End,
+}
+
+impl RemoteSubscriber {
+    /// Connects to the first of `addresses` on which the server `expected` answers ([`Incarnation::NIL`]: any), and
+    /// subscribes. A `join` at a sequence means one of `expected`. Each address gets its share of the time that is left.
+    ///
+    /// # Errors
+    /// From the address where it came furthest.
+    pub fn connect(
+        addresses: &[SocketAddr],
+        expected: Incarnation,
+        join: Join,
+        timeout: Duration,
+    ) -> Result<Self, RemoteError> {
+        Self::open(addresses, expected, expected, join, timeout)
+    }
+
+    /// Connects to whatever server answers on `addresses`, and goes on at `sequence` of `incarnation` if that is still
+    /// its life, else at the oldest message that it retains.
+    ///
+    /// # Errors
+    /// From the address where it came furthest.
+    pub fn resume(
+        addresses: &[SocketAddr],
+        incarnation: Incarnation,
+        sequence: u64,
+        timeout: Duration,
+    ) -> Result<Self, RemoteError> {
+        let join = Join::Sequence(sequence);
+        Self::open(addresses, Incarnation::NIL, incarnation, join, timeout)
+    }
+
+    fn open(
+        addresses: &[SocketAddr],
+        expected: Incarnation,
+        meant: Incarnation,
+        join: Join,
+        timeout: Duration,
+    ) -> Result<Self, RemoteError> {
+        let deadline = deadline_after(timeout);
+        let mut furthest = RemoteError::NoAddress;
+        for (tried, &address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            match Greeting::exchange(address, expected, meant, join, deadline_after(share)) {
+                Ok(subscriber) => return Ok(subscriber),
+                Err(error) if error.progress() >= furthest.progress() => furthest = error,
+                Err(_) => {}
+            }
+        }
+        Err(furthest)
+    }
+
+    /// Looks at the next message, if one is there, without blocking. `f` sees its payload where it was received.
+    ///
+    /// Keeps the connection alive as well: call it, or [`receive`](Self::receive), more often than the hello's
+    /// `silence_ms`.
+    ///
+    /// # Errors
+    /// When the connection is lost, the server refuses to go on or breaks the protocol, or was silent for too long.
+    #[inline]
+    pub fn poll<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> Result<Poll<R>, RemoteError> {
+        let next = self.advance()?;
+        self.deliver(&next, f)
+    }
+
+    /// As [`poll`](Self::poll), but waits up to `timeout` for something to deliver; `Empty` if nothing came.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn receive<R>(&mut self, timeout: Duration, f: impl FnOnce(&[u8]) -> R) -> Result<Poll<R>, RemoteError> {
+        let mut next = self.advance()?;
+        if matches!(next, Next::Nothing) {
+            let deadline = deadline_after(timeout);
+            while matches!(next, Next::Nothing) && Instant::now() < deadline {
+                let events = if self.unsent.is_empty() {
+                    PollFlags::IN
+                } else {
+                    PollFlags::IN | PollFlags::OUT
+                };
+                wait_for(&self.stream, events, deadline.min(self.clock.next_duty()))?;
+                next = self.advance()?;
+            }
+        }
+        self.deliver(&next, f)
+    }
+
+    #[inline]
+    fn deliver<R>(&mut self, next: &Next, f: impl FnOnce(&[u8]) -> R) -> Result<Poll<R>, RemoteError> {
+        match *next {
+            Next::Message => self.take_message(f).map(Poll::Message),
+            Next::Lost { first, missed } => Ok(Poll::Lapped { first, missed }),
+            Next::Nothing => Ok(Poll::Empty),
+            Next::End => Ok(Poll::Ended),
+        }
+    }
+
+    #[inline]
+    fn take_message<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> Result<Received<R>, RemoteError> {
+        let Some(ServerFrame::Message {
+            sequence,
+            timestamp_ns,
+            tag,
+            payload,
+        }) = self.decoder.server_frame()?
+        else {
+            return Err(RemoteError::Protocol("a message that is none"));
+        };
+        if sequence != self.cursor || sequence >= MAX_SEQUENCE {
+            return Err(RemoteError::Protocol("a message out of order"));
+        }
+        self.cursor = sequence + 1;
+        Ok(Received {
+            sequence,
+            timestamp_ns,
+            tag,
+            len: payload.len(),
+            value: f(payload),
+        })
+    }
+
+    /// Goes on to the next thing to deliver: reads what has arrived and takes all frames that are not messages.
+    #[inline]
+    fn advance(&mut self) -> Result<Next, RemoteError> {
+        if self.clock.message_is_due_for_a_look() {
+            self.keep_alive(Instant::now())?;
+        }
+        if self.ended {
+            return Ok(Next::End);
+        }
+        if let Some((first, missed)) = self.lost.take() {
+            return Ok(Next::Lost { first, missed });
+        }
+        let mut reads = 0;
+        loop {
+            match self.decoder.front()? {
+                Some(Kind::Message) => return Ok(Next::Message),
+                Some(_) => {
+                    if let Some(next) = self.take_control()? {
+                        return Ok(next);
+                    }
+                }
+                None if reads < READS_PER_POLL && self.fill()? => reads += 1,
+                None => return Ok(Next::Nothing),
+            }
+        }
+    }
+
+    /// Takes a frame that is not a message.
+    #[cold]
+    fn take_control(&mut self) -> Result<Option<Next>, RemoteError> {
+        match self.decoder.server_frame()? {
+            Some(ServerFrame::Heartbeat { head }) => {
+                self.head = self.head.max(head.min(MAX_SEQUENCE));
+                Ok(None)
+            }
+            Some(ServerFrame::Gap { first, missed }) => {
+                if first != self.cursor || missed > MAX_SEQUENCE - self.cursor {
+                    return Err(RemoteError::Protocol("a gap out of order"));
+                }
+                self.cursor += missed;
+                Ok(Some(Next::Lost { first, missed }))
+            }
+            Some(ServerFrame::End { head }) => {
+                if head > self.cursor {
+                    return Err(RemoteError::Protocol("the end before the last message"));
+                }
+                self.ended = true;
+                // Tells the server that nothing is left to send; it may be gone already.
+                let _ = self.stream.shutdown(Shutdown::Write);
+                Ok(Some(Next::End))
+            }
+            Some(ServerFrame::Reject { code, reason }) => Err(RemoteError::Rejected { code, reason }),
+            _ => Err(RemoteError::Protocol("a frame out of place")),
+        }
+    }
+
+    /// Reads what has arrived; whether that was anything.
+    fn fill(&mut self) -> Result<bool, RemoteError> {
+        let filled = read_into(&self.stream, &mut self.decoder)?;
+        let now = Instant::now();
+        if filled {
+            self.clock.heard = now;
+        } else if now.duration_since(self.clock.heard) > self.clock.silence {
+            return Err(RemoteError::Silent {
+                silence: self.clock.silence,
+            });
+        }
+        self.keep_alive(now)?;
+        Ok(filled)
+    }
+
+    /// Sends a PROGRESS when one is due. A full socket is no error: the server is told when it takes something again.
+    fn keep_alive(&mut self, now: Instant) -> Result<(), RemoteError> {
+        self.clock.look(now);
+        if self.unsent.is_empty() && !self.ended && now.duration_since(self.clock.spoke) >= self.clock.heartbeat {
+            ClientFrame::Progress { next: self.cursor }.append_to(&mut self.unsent);
+            self.clock.spoke = now;
+        }
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(written) => drop(self.unsent.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // The server has closed: what it sent before, perhaps why, is still there to be read.
+                Err(error) if is_closed(&error) => self.unsent.clear(),
+                Err(error) => return Err(RemoteError::Io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the server said of itself.
+    #[must_use]
+    pub const fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// The address that answered.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The sequence wanted next. With the incarnation of [`hello`](Self::hello) it is the position to resume at.
+    #[must_use]
+    pub const fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// The newest sequence known to come next at the server: as old as its last heartbeat, or newer.
+    #[must_use]
+    pub const fn head(&self) -> u64 {
+        if self.head > self.cursor {
+            self.head
+        } else {
+            self.cursor
+        }
+    }
+}
+
+impl AsFd for RemoteSubscriber {
+    /// The socket, to wait for with others: poll until `Empty` before each wait.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Clock {
+    fn new(hello: &Hello) -> Self {
+        let now = Instant::now();
+        Self {
+            heartbeat: Duration::from_millis(hello.heartbeat_ms.into()),
+            silence: Duration::from_millis(hello.silence_ms.into()),
+            heard: now,
+            spoke: now,
+            looked: now,
+            countdown: MESSAGES_PER_LOOK,
+        }
+    }
+
+    /// Counts one message; whether the clock is to be looked at.
+    #[inline]
+    const fn message_is_due_for_a_look(&mut self) -> bool {
+        self.countdown -= 1;
+        if self.countdown == 0 {
+            self.countdown = 1;
+            return true;
+        }
+        false
+    }
+
+    /// Notes a look. Someone who takes long over each message gets one for each, so that no heartbeat is late.
+    fn look(&mut self, now: Instant) {
+        let slow = now.duration_since(self.looked) > self.heartbeat / MESSAGES_PER_LOOK;
+        self.countdown = if slow { 1 } else { MESSAGES_PER_LOOK };
+        self.looked = now;
+    }
+
+    /// When a heartbeat has to be sent or the server has been silent for too long, whichever comes first.
+    fn next_duty(&self) -> Instant {
+        (self.spoke + self.heartbeat).min(self.heard + self.silence)
+    }
+}
+
+/// A connection on which the server was not believed yet.
+struct Greeting {
+    stream: TcpStream,
+    address: SocketAddr,
+    decoder: Decoder,
+    deadline: Instant,
+}
+
+impl Greeting {
+    fn exchange(
+        address: SocketAddr,
+        expected: Incarnation,
+        meant: Incarnation,
+        join: Join,
+        deadline: Instant,
+    ) -> Result<RemoteSubscriber, RemoteError> {
+        let mut greeting = Self::connect(address, deadline)?;
+        let hello = match greeting.next_frame()? {
+            ServerFrame::Hello(hello) => hello,
+            other => return Err(refusal(other)),
+        };
+        if expected != Incarnation::NIL && expected != hello.incarnation {
+            return Err(RemoteError::Incarnation {
+                expected,
+                found: hello.incarnation,
+            });
+        }
+        let mut subscribe = Vec::new();
+        ClientFrame::Subscribe {
+            incarnation: meant,
+            join,
+        }
+        .append_to(&mut subscribe);
+        // A socket that has sent nothing yet has room for it.
+        greeting.stream.write_all(&subscribe).map_err(RemoteError::Io)?;
+        greeting.decoder.allow_messages(hello.max_message_bytes);
+        let (first, missed) = match greeting.next_frame()? {
+            ServerFrame::Start { first, missed } if first <= MAX_SEQUENCE => (first, missed),
+            other => return Err(refusal(other)),
+        };
+        Ok(RemoteSubscriber {
+            stream: greeting.stream,
+            address,
+            decoder: greeting.decoder,
+            cursor: first,
+            head: hello.head.min(MAX_SEQUENCE),
+            lost: (missed > 0).then(|| (first - missed, missed)),
+            ended: false,
+            clock: Clock::new(&hello),
+            unsent: Vec::new(),
+            hello,
+        })
+    }
+
+    fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, RemoteError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(RemoteError::TimedOut { address });
+        }
+        let stream = TcpStream::connect_timeout(&address, left).map_err(|source| match source.kind() {
+            ErrorKind::ConnectionRefused => RemoteError::Refused { address },
+            ErrorKind::TimedOut => RemoteError::TimedOut { address },
+            _ => RemoteError::Connect { address, source },
+        })?;
+        stream.set_nodelay(true).map_err(RemoteError::Io)?;
+        stream.set_nonblocking(true).map_err(RemoteError::Io)?;
+        Ok(Self {
+            stream,
+            address,
+            decoder: Decoder::of_server(BUFFER_BYTES),
+            deadline,
+        })
+    }
+
+    /// Waits for the next frame, until the deadline.
+    fn next_frame(&mut self) -> Result<ServerFrame<'_>, RemoteError> {
+        while self.decoder.front()?.is_none() {
+            if !read_into(&self.stream, &mut self.decoder)? {
+                if Instant::now() >= self.deadline {
+                    return Err(RemoteError::TimedOut { address: self.address });
+                }
+                wait_for(&self.stream, PollFlags::IN, self.deadline)?;
+            }
+        }
+        self.decoder.server_frame()?.ok_or(RemoteError::Protocol("no frame"))
+    }
+}
+
+/// What a frame in place of the awaited one means.
+fn refusal(frame: ServerFrame<'_>) -> RemoteError {
+    match frame {
+        ServerFrame::Reject { code, reason } => RemoteError::Rejected { code, reason },
+        _ => RemoteError::Protocol("a frame out of place"),
+    }
+}
+
+/// Reads what has arrived; whether that was anything.
+fn read_into(mut stream: &TcpStream, decoder: &mut Decoder) -> Result<bool, RemoteError> {
+    loop {
+        match stream.read(decoder.space()) {
+            Ok(0) => return Err(RemoteError::Closed),
+            Ok(count) => {
+                decoder.received(count);
+                return Ok(true);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if is_closed(&error) => return Err(RemoteError::Closed),
+            Err(error) => return Err(RemoteError::Io(error)),
+        }
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::NotConnected
+    )
+}
+
+/// Sleeps until `stream` is ready, or `deadline`, or a signal.
+fn wait_for(stream: &TcpStream, events: PollFlags, deadline: Instant) -> Result<(), RemoteError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    match rustix::event::poll(&mut [PollFd::new(stream, events)], Some(&left)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(RemoteError::Io(error.into())),
+    }
+}
+
+/// The instant in `timeout` from now; a time limit beyond a day is as good as none.
+fn deadline_after(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(Duration::from_secs(365 * 86_400))
+}

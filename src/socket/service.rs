@@ -1,0 +1,448 @@
+//! The one thread of a server beside its publisher: it serves every connection, moves the heartbeat of the segment and
+//! wakes readers for the publisher.
+//!
+//! ```text
+//!   listeners -> Acceptor --+
+//!   publisher -> Bell ------+--> epoll --> turn: accept, receive, send to all who are behind --> tick --> sleep
+//!   clients --> Connections +
+//! ```
+//!
+//! It sleeps in epoll until a client, the bell or the clock has something for it. The bell rings for it only while a
+//! connection waits for the ring.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::acceptor::{Acceptor, Arrival, turn_away};
+use super::chunk::Chunks;
+use super::connection::{Connection, Deadlines, Gone, Hub};
+use super::counters::{Counters, ServiceStats};
+use super::frame::{MAX_DEADLINE_MS, MAX_MESSAGE_BYTES};
+use crate::bell::{Attendant, Bell};
+use crate::ring::Reader;
+use crate::segment::Segment;
+
+const WAKER: Token = Token(0);
+const FIRST_LISTENER: usize = 1;
+/// Events fetched at once; the rest comes with the next turn.
+const EVENTS: usize = 1024;
+/// How often in a heartbeat all connections are judged by the clock.
+const TICKS_PER_HEARTBEAT: u32 = 4;
+
+/// How a server serves its socket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ServiceOptions {
+    /// Where clients connect; bound already. None: no client ever does.
+    pub listeners: Vec<TcpListener>,
+    /// More than so many connections are turned away.
+    pub max_connections: usize,
+    /// How long a client may take to subscribe.
+    pub subscribe_deadline: Duration,
+    /// Both sides send something at least this often; from 1 ms.
+    pub heartbeat: Duration,
+    /// Either side gives the other up after so long without a byte; more than `heartbeat`, at most 10 minutes.
+    pub silence_deadline: Duration,
+    /// How long a client may take nothing of what is to be sent.
+    pub stall_deadline: Duration,
+    /// How long a client that was turned away may take to close.
+    pub linger: Duration,
+    /// What the kernel may hold for each connection (`SO_SNDBUF`); `None` leaves it to the kernel, which goes up to the
+    /// last figure of `net.ipv4.tcp_wmem`, commonly 4 MiB.
+    pub send_buffer_bytes: Option<usize>,
+}
+
+impl ServiceOptions {
+    /// The usual deadlines, and up to 1024 connections.
+    #[must_use]
+    pub const fn new(listeners: Vec<TcpListener>) -> Self {
+        Self {
+            listeners,
+            max_connections: 1024,
+            subscribe_deadline: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(1),
+            silence_deadline: Duration::from_secs(10),
+            stall_deadline: Duration::from_secs(30),
+            linger: Duration::from_secs(5),
+            send_buffer_bytes: None,
+        }
+    }
+
+    fn check(&self, segment: &Segment) -> io::Result<()> {
+        let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let longest = segment.geometry().max_message_bytes();
+        if !self.listeners.is_empty() && longest > MAX_MESSAGE_BYTES {
+            return refuse(format!(
+                "messages of up to {longest} bytes cannot be sent over a socket, which takes up to {MAX_MESSAGE_BYTES}: \
+                 allow shorter ones only, or serve no socket"
+            ));
+        }
+        let longest = Duration::from_millis(MAX_DEADLINE_MS.into());
+        let (heartbeat, silence) = (self.heartbeat, self.silence_deadline);
+        if heartbeat.as_millis() == 0 || heartbeat.as_millis() >= silence.as_millis() || silence > longest {
+            return refuse(format!(
+                "a heartbeat of {heartbeat:?} and a silence deadline of {silence:?} cannot be: the deadline must be \
+                 longer than the heartbeat, and at most {longest:?}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The owner's end of a running service. Dropping it stops the thread and closes every connection.
+#[derive(Debug)]
+pub struct ServiceHandle {
+    shared: Arc<Shared>,
+    bell: Arc<Bell>,
+    /// Taken by drop alone.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the service's thread and its owner both see.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    counters: Arc<Counters>,
+    /// Connections that there are, and whether the thread has ended.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: usize,
+    ended: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ServiceHandle {
+    /// What the service has done so far. Costs a load for each number.
+    #[must_use]
+    pub fn stats(&self) -> ServiceStats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Whether the thread is at work. Once it is not, the server has no heartbeat any more and must not go on.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Waits, after the publisher closed the stream, until every connection got all of it and closed. Returns whether
+    /// that happened before `timeout` had passed.
+    #[must_use]
+    pub fn finish(&self, timeout: Duration) -> bool {
+        let waiting = |state: &mut State| state.connections > 0 && !state.ended;
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.state(), timeout, waiting);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.connections == 0 && !state.ended
+    }
+}
+
+impl Drop for ServiceHandle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.bell.wake_service();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the service thread panicked");
+        }
+    }
+}
+
+/// The thread's own end.
+#[derive(Debug)]
+pub struct Service {
+    poll: Poll,
+    acceptor: Acceptor,
+    /// Tokens of connections begin here.
+    first_connection: usize,
+    /// By token; `None` where a connection was.
+    connections: Vec<Option<Connection>>,
+    /// Where `connections` holds `None`.
+    vacant: Vec<usize>,
+    max_connections: usize,
+    send_buffer_bytes: Option<usize>,
+    hub: Hub,
+    attendant: Attendant,
+    /// The sequence from which on somebody waits for the ring; nobody does if `None`.
+    awaited: Option<u64>,
+    /// Somebody could go on sending at once.
+    busy: bool,
+    next_tick: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Service {
+    /// Starts the thread that serves `segment`.
+    ///
+    /// # Errors
+    /// When the options contradict each other or the segment, or the system refuses what the thread needs.
+    pub(crate) fn spawn(segment: Arc<Segment>, bell: Arc<Bell>, options: ServiceOptions) -> io::Result<ServiceHandle> {
+        options.check(&segment)?;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let now = Instant::now();
+        let shared = Arc::new(Shared::default());
+        let first_connection = FIRST_LISTENER + options.listeners.len();
+        let service = Self {
+            acceptor: Acceptor::new(options.listeners, FIRST_LISTENER, poll.registry())?,
+            poll,
+            first_connection,
+            connections: Vec::new(),
+            vacant: Vec::new(),
+            max_connections: options.max_connections,
+            send_buffer_bytes: options.send_buffer_bytes,
+            attendant: Attendant::new(bell.clone(), segment.clone(), waker, now),
+            hub: Hub {
+                segment,
+                deadlines: Deadlines {
+                    subscribe: options.subscribe_deadline,
+                    heartbeat: options.heartbeat,
+                    silence: options.silence_deadline,
+                    stall: options.stall_deadline,
+                    linger: options.linger,
+                },
+                chunks: Chunks::default(),
+                counters: shared.counters.clone(),
+                now,
+            },
+            awaited: None,
+            busy: false,
+            next_tick: now,
+            shared: shared.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("lapwing-service".to_owned())
+            .spawn(move || service.run())?;
+        Ok(ServiceHandle {
+            shared,
+            bell,
+            thread: Some(thread),
+        })
+    }
+
+    fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.shared.stop.load(Ordering::Acquire) {
+            if self.busy || self.is_news() {
+                self.serve_all();
+            }
+            let timeout = self.time_to_sleep();
+            let polled = self.poll.poll(&mut events, Some(timeout));
+            self.attendant.woken();
+            self.hub.now = Instant::now();
+            match polled {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Nothing that a peer does can cause this, and without events there is no service.
+                Err(error) => panic!("epoll failed: {error}"),
+            }
+            for event in &events {
+                self.handle(event);
+            }
+            self.accept();
+            if self.hub.now >= self.next_tick {
+                self.tick_all();
+            }
+        }
+    }
+
+    /// Whether the ring has something for a connection that waits for it.
+    fn is_news(&self) -> bool {
+        let segment = &self.hub.segment;
+        self.awaited
+            .is_some_and(|awaited| Reader::new(*segment.geometry(), awaited).is_ready(segment.words()))
+    }
+
+    /// How long to sleep. Whoever calls this sleeps next.
+    fn time_to_sleep(&mut self) -> Duration {
+        let mut until = self.attendant.turn(self.hub.now).min(self.next_tick);
+        if let Some(due) = self.acceptor.due(self.hub.now) {
+            until = until.min(due);
+        }
+        if self.busy {
+            return Duration::ZERO;
+        }
+        let mut longest = Duration::MAX;
+        if self.awaited.is_some() {
+            longest = self.attendant.prepare_to_sleep().unwrap_or(longest);
+            if self.is_news() {
+                return Duration::ZERO;
+            }
+        }
+        self.hub.chunks.forget();
+        until.saturating_duration_since(Instant::now()).min(longest)
+    }
+
+    /// Gives every connection that can send a turn.
+    fn serve_all(&mut self) {
+        self.busy = false;
+        self.awaited = None;
+        for index in 0..self.connections.len() {
+            self.with(index, |connection, hub| connection.send(hub).map(drop));
+        }
+    }
+
+    fn tick_all(&mut self) {
+        self.next_tick = self.hub.now + self.hub.deadlines.heartbeat / TICKS_PER_HEARTBEAT;
+        for index in 0..self.connections.len() {
+            self.with(index, Connection::tick);
+        }
+    }
+
+    fn handle(&mut self, event: &Event) {
+        let Token(token) = event.token();
+        let Some(index) = token.checked_sub(self.first_connection) else {
+            if let Some(index) = token.checked_sub(FIRST_LISTENER) {
+                self.acceptor.notify(index);
+            }
+            return;
+        };
+        let (readable, writable) = (event.is_readable() || event.is_error(), event.is_writable());
+        self.with(index, |connection, hub| {
+            if writable {
+                connection.has_room();
+            }
+            if readable {
+                connection.receive(hub)?;
+            }
+            connection.send(hub).map(drop)
+        });
+    }
+
+    /// Lets `work` be done on the connection at `index`, if there is one, and draws the conclusions.
+    fn with(&mut self, index: usize, work: impl FnOnce(&mut Connection, &mut Hub) -> Result<(), Gone>) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else {
+            return;
+        };
+        let outcome = if connection.unread {
+            connection.receive(&mut self.hub)
+        } else {
+            Ok(())
+        };
+        match outcome.and_then(|()| work(connection, &mut self.hub)) {
+            Ok(()) => {
+                self.busy |= connection.wants_a_turn() || connection.unread;
+                if let Some(cursor) = connection.waits_for() {
+                    self.awaited = Some(self.awaited.map_or(cursor, |awaited| awaited.min(cursor)));
+                }
+            }
+            Err(gone) => self.remove(index, gone),
+        }
+    }
+
+    fn remove(&mut self, index: usize, gone: Gone) {
+        // Closing the socket takes it out of epoll as well.
+        let Some(connection) = self.connections[index].take() else {
+            return;
+        };
+        drop(connection);
+        self.vacant.push(index);
+        let counters = &self.hub.counters;
+        match gone {
+            Gone::Finished => counters.finished.add(1),
+            Gone::Left => counters.left.add(1),
+            Gone::Stalled => counters.dropped_stalled.add(1),
+            Gone::Corrupt => {
+                log::error!(
+                    "the ring of {} cannot be read any more",
+                    self.hub.segment.header().name()
+                );
+                counters.dropped_corrupt.add(1);
+            }
+            Gone::Rejected => {}
+        }
+        self.report_connections();
+    }
+
+    fn report_connections(&self) {
+        let connections = self.connections.len() - self.vacant.len();
+        self.hub.counters.connections.set(connections as u64);
+        self.shared.state().connections = connections;
+        self.shared.changed.notify_all();
+    }
+
+    fn accept(&mut self) {
+        let mut clients = Vec::new();
+        let counters = self.hub.counters.clone();
+        self.acceptor.accept(self.hub.now, |arrival| match arrival {
+            Arrival::Client(stream) => clients.push(stream),
+            Arrival::TurnedAway => {
+                counters.accept_failures.add(1);
+                counters.rejected_full.add(1);
+            }
+            Arrival::Failure => counters.accept_failures.add(1),
+        });
+        for stream in clients {
+            self.admit(stream);
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream) {
+        let connections = self.connections.len() - self.vacant.len();
+        if connections >= self.max_connections {
+            self.hub.counters.rejected_full.add(1);
+            return turn_away(stream);
+        }
+        let index = self.vacant.last().copied().unwrap_or(self.connections.len());
+        let connection = match self.greet(stream, index) {
+            Ok(connection) => connection,
+            Err(error) => {
+                log::warn!("cannot serve a new connection: {error}");
+                return self.hub.counters.accept_failures.add(1);
+            }
+        };
+        if self.vacant.pop().is_some() {
+            self.connections[index] = Some(connection);
+        } else {
+            self.connections.push(Some(connection));
+        }
+        self.hub.counters.accepted.add(1);
+        self.report_connections();
+        self.with(index, |connection, hub| connection.send(hub).map(drop));
+    }
+
+    fn greet(&mut self, mut stream: TcpStream, index: usize) -> io::Result<Connection> {
+        // The peer may have gone already: then the next read tells.
+        let _ = stream.set_nodelay(true);
+        if let Some(bytes) = self.send_buffer_bytes {
+            rustix::net::sockopt::set_socket_send_buffer_size(&stream, bytes)?;
+        }
+        let token = Token(self.first_connection + index);
+        self.poll
+            .registry()
+            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let connections = self.connections.len() - self.vacant.len() + 1;
+        Ok(Connection::new(
+            stream,
+            u32::try_from(connections).unwrap_or(u32::MAX),
+            &mut self.hub,
+        ))
+    }
+}
+
+impl Drop for Service {
+    /// Also when the thread panics: whoever waits for it must not wait for ever.
+    fn drop(&mut self) {
+        self.shared.state().ended = true;
+        self.shared.changed.notify_all();
+    }
+}
