@@ -505,7 +505,7 @@ impl Reader {
             return Poll::Ended;
         }
         let ahead = (stamp >> 2) - self.cursor;
-        if ahead % self.geometry.slot_count() != 0 {
+        if !ahead.is_multiple_of(self.geometry.slot_count()) {
             return Poll::Corrupt { sequence: self.cursor };
         }
         self.lapped(words)
