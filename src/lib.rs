@@ -41,12 +41,27 @@ mod subscriber;
 pub mod socket;
 
 #[cfg(not(loom))]
+mod server;
+
+#[cfg(not(loom))]
+mod transport;
+
+#[cfg(not(loom))]
+mod follower;
+
+#[cfg(not(loom))]
+pub mod probe;
+
+#[cfg(not(loom))]
 pub use self::{
+    follower::{Event, FollowOptions, Follower},
     liveness::ServerState,
     publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, View},
     segment::{Access, Segment},
+    server::{Server, ServerOptions, ServerStats, ServiceDied, StartError},
     socket::{RemoteError, RemoteSubscriber},
     subscriber::{Join, Subscriber, WaitStrategy, Waited},
+    transport::{Payload, Transport, TransportChoice},
 };
 pub use incarnation::{Incarnation, ParseIncarnationError};

@@ -34,4 +34,5 @@ pub use counters::ServiceStats;
 pub use decoder::Decoder;
 pub use error::RemoteError;
 pub use remote::RemoteSubscriber;
+pub(crate) use service::Service;
 pub use service::{ServiceHandle, ServiceOptions};

@@ -157,6 +157,12 @@ impl RemoteSubscriber {
         self.deliver(&next, f)
     }
 
+    /// Whether the server told that its stream has ended, and all of it was delivered.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     #[inline]
     fn deliver<R>(&mut self, next: &Next, f: impl FnOnce(&[u8]) -> R) -> Result<Poll<R>, RemoteError> {
         match *next {

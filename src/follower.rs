@@ -1,0 +1,361 @@
+//! One server's stream, over whichever transport works, across its restarts.
+//!
+//! ```text
+//!             info file names an incarnation, not followed to its end yet
+//!   searching ----------------------------------------------------------> following over shm, else over the socket
+//!       ^                                                                      |
+//!       +---- the stream ended, the server died, the transport was lost -------+
+//! ```
+//!
+//! A position is an incarnation and a sequence. The same incarnation is resumed at the next sequence, over either
+//! transport, so nothing is lost or doubled that the ring still has. A new incarnation is followed from its first
+//! sequence, so that what was missed of it is told as a gap.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::discovery::{self, Found, Trust, Watch};
+use crate::incarnation::Incarnation;
+use crate::ring::{Poll, Received};
+use crate::socket::RemoteSubscriber;
+use crate::subscriber::{Join, Subscriber, WaitStrategy};
+use crate::transport::{Payload, Transport, TransportChoice};
+
+/// How a server is followed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FollowOptions {
+    /// Where to join the first incarnation that is met.
+    pub from: Join,
+    /// Which transports may be used.
+    pub transport: TransportChoice,
+    /// How to wait on shared memory.
+    pub strategy: WaitStrategy,
+    /// Whose info files are believed.
+    pub trust: Trust,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self {
+            from: Join::default(),
+            transport: TransportChoice::default(),
+            strategy: WaitStrategy::default(),
+            trust: Trust::default(),
+            connect_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What there is to tell about a followed server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<R> {
+    /// The next message.
+    Message(Received<R>),
+    /// `first..first + missed` are lost: they were overwritten before they could be read.
+    Gap {
+        /// The first sequence that was lost.
+        first: u64,
+        /// How many were lost, exactly.
+        missed: u64,
+    },
+    /// The stream is followed from here on: for the first time, of a new incarnation, or again.
+    Attached {
+        /// Which life of the server.
+        incarnation: Incarnation,
+        /// Over what.
+        transport: Transport,
+        /// Why over that.
+        reason: String,
+        /// The sequence wanted next.
+        cursor: u64,
+    },
+    /// The stream can no longer be followed as it was. It is looked for again, over either transport.
+    Detached {
+        /// Why.
+        reason: String,
+        /// Whether the server died: all that it published and that was retained has been told.
+        died: bool,
+    },
+    /// The server ended its stream and all of it has been told. The next incarnation is looked for.
+    Ended,
+    /// The time is over, and there was nothing to tell.
+    Idle,
+}
+
+/// Time between two looks for a server that is not there; a change of its info file is noticed at once.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Follows the server that an info file names.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    options: FollowOptions,
+    source: Option<Source>,
+    /// The incarnation that was followed last, and the sequence wanted next.
+    position: Option<(Incarnation, u64)>,
+    /// The incarnation that has nothing more to tell.
+    finished: Option<Incarnation>,
+    /// The incarnation whose segment cannot be believed.
+    corrupt: Option<Incarnation>,
+    search: Search,
+}
+
+#[derive(Debug)]
+enum Source {
+    SharedMemory(Box<Subscriber>),
+    Socket(Box<RemoteSubscriber>),
+}
+
+/// Looking for a server that is not there.
+#[derive(Debug, Default)]
+struct Search {
+    /// Not before this time.
+    due: Option<Instant>,
+    /// On the info file, while it is waited for: watches are scarce, and a follower that follows needs none.
+    watch: Option<Watch>,
+    /// Why the last look was in vain.
+    reason: Option<String>,
+}
+
+impl Follower {
+    /// A follower of the server with the info file `path`, which need not exist yet. Touches nothing so far.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, options: FollowOptions) -> Self {
+        Self {
+            path: path.into(),
+            options,
+            source: None,
+            position: None,
+            finished: None,
+            corrupt: None,
+            search: Search::default(),
+        }
+    }
+
+    /// Waits for up to `timeout` for the next thing to tell. `read` makes what it wants of a message where it lies; it
+    /// may be called for a message that is overwritten meanwhile and then again, and what it returned then is dropped.
+    ///
+    /// May take longer than `timeout` by [`FollowOptions::connect_timeout`] while a server does not answer.
+    pub fn next<R>(&mut self, timeout: Duration, mut read: impl FnMut(Payload<'_>) -> R) -> Event<R> {
+        let (incarnation, polled) = match &mut self.source {
+            None => return self.find(timeout),
+            Some(Source::SharedMemory(subscriber)) => (
+                subscriber.incarnation(),
+                Ok(subscriber.receive(timeout, |view| read(Payload::View(view)))),
+            ),
+            Some(Source::Socket(subscriber)) => {
+                let incarnation = subscriber.hello().incarnation;
+                (
+                    incarnation,
+                    subscriber.receive(timeout, |bytes| read(Payload::Bytes(bytes))),
+                )
+            }
+        };
+        match polled {
+            Ok(Poll::Message(received)) => {
+                self.position = Some((incarnation, received.sequence + 1));
+                Event::Message(received)
+            }
+            Ok(Poll::Empty) => Event::Idle,
+            Ok(Poll::Lapped { first, missed }) => {
+                self.position = Some((incarnation, first + missed));
+                Event::Gap { first, missed }
+            }
+            Ok(other) => self.leave(incarnation, &other),
+            Err(error) => self.detach(format!("socket: {error}"), false),
+        }
+    }
+
+    /// The transport has nothing more to tell.
+    #[cold]
+    fn leave<R>(&mut self, incarnation: Incarnation, last: &Poll<R>) -> Event<R> {
+        match last {
+            Poll::Ended => {
+                self.finished = Some(incarnation);
+                self.source = None;
+                Event::Ended
+            }
+            Poll::Corrupt { sequence } => {
+                self.corrupt = Some(incarnation);
+                self.detach(format!("the segment breaks the protocol at sequence {sequence}"), false)
+            }
+            _ => {
+                self.finished = Some(incarnation);
+                self.detach("the server died".to_owned(), true)
+            }
+        }
+    }
+
+    #[cold]
+    fn detach<R>(&mut self, reason: String, died: bool) -> Event<R> {
+        self.source = None;
+        Event::Detached { reason, died }
+    }
+
+    /// Looks for the server until it is there or `timeout` has passed.
+    #[cold]
+    fn find<R>(&mut self, timeout: Duration) -> Event<R> {
+        let now = Instant::now();
+        let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(86_400));
+        loop {
+            let now = Instant::now();
+            if self.search.due.is_none_or(|due| now >= due) {
+                // The watch first: what changes after the look is noticed.
+                if self.search.watch.is_none() {
+                    self.search.watch = Some(Watch::new(&self.path));
+                }
+                match self.attach() {
+                    Ok(event) => {
+                        self.search = Search::default();
+                        return event;
+                    }
+                    Err(reason) => self.search.reason = Some(reason),
+                }
+                self.search.due = Some(Instant::now() + SEARCH_INTERVAL);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Event::Idle;
+            }
+            let pause = deadline
+                .min(self.search.due.unwrap_or(deadline))
+                .saturating_duration_since(now);
+            let changed = match &mut self.search.watch {
+                Some(watch) => watch.wait(pause).unwrap_or_else(|_| {
+                    std::thread::sleep(pause);
+                    true
+                }),
+                None => {
+                    std::thread::sleep(pause);
+                    true
+                }
+            };
+            if changed {
+                self.search.due = None;
+            }
+        }
+    }
+
+    /// Looks once: reads the info file and tries the transports in turn.
+    fn attach<R>(&mut self) -> Result<Event<R>, String> {
+        let found = discovery::read(&self.path, &self.options.trust).map_err(|error| error.to_string())?;
+        let incarnation = found.info.incarnation;
+        if self.finished == Some(incarnation) {
+            return Err("its stream is over; waiting for it to be restarted".to_owned());
+        }
+        let join = match self.position {
+            None => self.options.from,
+            Some((known, next)) if known == incarnation => Join::Sequence(next),
+            Some(_) => Join::Sequence(0),
+        };
+        let mut why_not = Vec::new();
+        for transport in [Transport::SharedMemory, Transport::Socket] {
+            if !self.options.transport.allows(transport) {
+                continue;
+            }
+            let attempt = match transport {
+                Transport::SharedMemory => self.attach_segment(&found, join),
+                Transport::Socket => self.connect(&found, join),
+            };
+            match attempt {
+                Ok((source, cursor, mut reason)) => {
+                    if let Some(why_not) = why_not.pop() {
+                        reason = format!("{reason}; {why_not}");
+                    }
+                    self.source = Some(source);
+                    self.position = Some((incarnation, cursor));
+                    return Ok(Event::Attached {
+                        incarnation,
+                        transport,
+                        reason,
+                        cursor,
+                    });
+                }
+                Err(error) => why_not.push(format!("{}: {error}", describe(transport))),
+            }
+        }
+        Err(why_not.join("; "))
+    }
+
+    fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {
+        let info = &found.info;
+        let Some(memory) = info.shared_memory else {
+            return Err("the server offers none".to_owned());
+        };
+        if self.corrupt == Some(info.incarnation) {
+            return Err("the segment breaks the protocol".to_owned());
+        }
+        // The lock is read again because it belongs to the open file, which `found` keeps.
+        let lock = found.lock.try_clone().map_err(|error| error.to_string())?;
+        let subscriber = Subscriber::attach(memory.id, info.incarnation, Some(found.owner_uid), join)
+            .map_err(|error| error.to_string())?
+            .with_strategy(self.options.strategy)
+            .with_lock(lock);
+        let cursor = subscriber.cursor();
+        Ok((
+            Source::SharedMemory(Box::new(subscriber)),
+            cursor,
+            format!("segment {} attached read-only", memory.id),
+        ))
+    }
+
+    fn connect(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {
+        let Some(socket) = &found.info.socket else {
+            return Err("the server offers none".to_owned());
+        };
+        let timeout = self.options.connect_timeout;
+        let subscriber = RemoteSubscriber::connect(&socket.addresses, found.info.incarnation, join, timeout)
+            .map_err(|error| error.to_string())?;
+        let (cursor, address) = (subscriber.cursor(), subscriber.address());
+        Ok((
+            Source::Socket(Box::new(subscriber)),
+            cursor,
+            format!("connected to {address}"),
+        ))
+    }
+
+    /// The incarnation that is or was followed last, and the sequence wanted next.
+    #[must_use]
+    pub const fn position(&self) -> Option<(Incarnation, u64)> {
+        self.position
+    }
+
+    /// Over what the stream is followed now.
+    #[must_use]
+    pub const fn transport(&self) -> Option<Transport> {
+        match self.source {
+            None => None,
+            Some(Source::SharedMemory(_)) => Some(Transport::SharedMemory),
+            Some(Source::Socket(_)) => Some(Transport::Socket),
+        }
+    }
+
+    /// Why the server is not followed, if the last look for it was in vain.
+    #[must_use]
+    pub fn why_searching(&self) -> Option<&str> {
+        self.search.reason.as_deref()
+    }
+
+    /// The info file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name that the info file's name gives the server.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+    }
+}
+
+const fn describe(transport: Transport) -> &'static str {
+    match transport {
+        Transport::SharedMemory => "shared memory",
+        Transport::Socket => "socket",
+    }
+}

@@ -1,0 +1,486 @@
+//! One look at one server: both transports really tried, the category, and the newest messages.
+//!
+//! | shared memory | socket | category |
+//! |---------------|--------|----------|
+//! | works | works | Host: the same machine, nothing in between |
+//! | works | fails | Container: the same IPC namespace, another network |
+//! | fails | works | Remote: another machine, or another IPC namespace or user |
+//! | fails | fails | VM: nothing reaches it; the reason says why |
+//!
+//! Shared memory works if the segment can be attached read-only and carries the incarnation that the info file names.
+//! The socket works if the server that answers says that incarnation in its hello.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::discovery::{Found, SharedMemory};
+use crate::incarnation::Incarnation;
+use crate::liveness::ServerState;
+use crate::ring::{Poll, Received};
+use crate::socket::frame::Hello;
+use crate::socket::{RemoteError, RemoteSubscriber};
+use crate::subscriber::{Join, Subscriber};
+use crate::transport::Transport;
+
+/// What works between this process and a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Category {
+    /// Shared memory and socket.
+    Host,
+    /// Shared memory only.
+    Container,
+    /// Neither.
+    Vm,
+    /// Socket only.
+    Remote,
+}
+
+impl Category {
+    const fn of(shared_memory: bool, socket: bool) -> Self {
+        match (shared_memory, socket) {
+            (true, true) => Self::Host,
+            (true, false) => Self::Container,
+            (false, false) => Self::Vm,
+            (false, true) => Self::Remote,
+        }
+    }
+
+    /// The word for it, for programs: `host`, `container`, `vm` or `remote`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Container => "container",
+            Self::Vm => "vm",
+            Self::Remote => "remote",
+        }
+    }
+
+    /// The word for it, for people: `Host`, `Container`, `VM` or `Remote`.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Host => "Host",
+            Self::Container => "Container",
+            Self::Vm => "VM",
+            Self::Remote => "Remote",
+        }
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.title())
+    }
+}
+
+/// How to look.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeOptions {
+    /// When the look must be over. Shared memory takes microseconds; it is the socket that may take long.
+    pub deadline: Instant,
+    /// How many of the newest messages to retrieve.
+    pub last: u64,
+}
+
+/// Something that was tried, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What was tried.
+    pub what: String,
+    /// What it returned.
+    pub result: String,
+    /// What would mend it, if it failed.
+    pub fix: Option<String>,
+}
+
+/// One transport, tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Whether it works, or why not.
+    pub outcome: Result<(), String>,
+    /// How that was found out.
+    pub steps: Vec<Step>,
+    /// How long it took until it worked or failed.
+    pub took: Duration,
+}
+
+/// A message that was retrieved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// When it was published, in nanoseconds since 1970 on the server's clock.
+    pub timestamp_ns: u64,
+    /// The publisher's 64 bits to sort messages by.
+    pub tag: u64,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+impl From<Received<Vec<u8>>> for Message {
+    fn from(received: Received<Vec<u8>>) -> Self {
+        let Received {
+            sequence,
+            timestamp_ns,
+            tag,
+            value: payload,
+            ..
+        } = received;
+        Self {
+            sequence,
+            timestamp_ns,
+            tag,
+            payload,
+        }
+    }
+}
+
+/// What one look at a server found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Report {
+    /// The server's name.
+    pub name: String,
+    /// Its info file.
+    pub path: PathBuf,
+    /// The life of it that the info file names.
+    pub incarnation: Incarnation,
+    /// Its process, in its own PID namespace.
+    pub pid: u32,
+    /// When it started, in nanoseconds since 1970 on its own clock.
+    pub started_unix_ns: u64,
+    /// What works.
+    pub category: Category,
+    /// How it is.
+    pub state: ServerState,
+    /// Over what the messages were retrieved.
+    pub transport: Option<Transport>,
+    /// Why over that, or why over nothing, in one line.
+    pub reason: String,
+    /// Shared memory, tried.
+    pub shared_memory: Attempt,
+    /// The socket, tried.
+    pub socket: Attempt,
+    /// Subscribers other than this look, as far as it could be told: mappings and connections.
+    pub readers: Option<u64>,
+    /// The oldest sequence that is retained.
+    pub oldest: u64,
+    /// The sequence that comes next: how many messages there were.
+    pub head: u64,
+    /// Messages that were overwritten while they were retrieved.
+    pub missed: u64,
+    /// The newest messages, oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// Looks at a server: tries both transports, and retrieves its newest messages over one that works.
+///
+/// Returns by the deadline, give or take a scheduling delay.
+#[must_use]
+pub fn probe(found: &Found, options: &ProbeOptions) -> Report {
+    let info = &found.info;
+    let start = Instant::now();
+    let (subscriber, shared_memory) = try_shared_memory(found, start);
+    let start = Instant::now();
+    let (remote, socket) = try_socket(found, options, start);
+
+    let mut report = Report {
+        name: info.name.to_string(),
+        path: found.path.clone(),
+        incarnation: info.incarnation,
+        pid: info.pid,
+        started_unix_ns: info.started_unix_ns,
+        category: Category::of(subscriber.is_some(), remote.is_some()),
+        state: ServerState::Dead,
+        transport: None,
+        reason: String::new(),
+        shared_memory,
+        socket,
+        readers: count_readers(subscriber.as_ref(), remote.as_ref().map(RemoteSubscriber::hello)),
+        oldest: 0,
+        head: 0,
+        missed: 0,
+        messages: Vec::new(),
+    };
+    report.state = state(found, subscriber.as_ref(), remote.is_some(), options.deadline);
+    match (subscriber, remote) {
+        (Some(subscriber), _) => report.retrieve_from_segment(subscriber, options),
+        (None, Some(remote)) => report.retrieve_from_socket(remote, options),
+        (None, None) => {}
+    }
+    report.reason = report.why();
+    report
+}
+
+/// Subscribers besides the server and this process. A mapping more than one's own is a subscriber.
+fn count_readers(subscriber: Option<&Subscriber>, hello: Option<&Hello>) -> Option<u64> {
+    let attached = subscriber
+        .and_then(|subscriber| subscriber.segment().status().ok()?)
+        .map(|status| status.attached);
+    let connected = hello.map(|hello| u64::from(hello.connections).saturating_sub(1));
+    match (attached, connected) {
+        (None, None) => None,
+        (attached, connected) => {
+            Some(attached.map_or(0, |attached| attached.saturating_sub(2)) + connected.unwrap_or(0))
+        }
+    }
+}
+
+/// A server that answers on its socket lives; without one its heartbeat has to be seen to move.
+fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadline: Instant) -> ServerState {
+    let Some(subscriber) = subscriber else {
+        return match (answered, found.lock.is_held()) {
+            (true, _) => ServerState::Live,
+            (false, Ok(true)) => ServerState::Hung,
+            (false, _) => ServerState::Dead,
+        };
+    };
+    if subscriber.head().closed {
+        return ServerState::Ended;
+    }
+    if answered {
+        return ServerState::Live;
+    }
+    let pulse = subscriber.pulse();
+    let lock = || found.lock.is_held().ok();
+    let deadline = deadline.min(Instant::now() + pulse.patience() + Duration::from_millis(1));
+    loop {
+        let now = Instant::now();
+        let count = subscriber.segment().heartbeat();
+        if pulse.has_moved(count) {
+            return ServerState::Live;
+        }
+        if now >= deadline {
+            return if lock() == Some(false) {
+                ServerState::Dead
+            } else {
+                ServerState::Hung
+            };
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn try_shared_memory(found: &Found, start: Instant) -> (Option<Subscriber>, Attempt) {
+    let info = &found.info;
+    let mut steps = Vec::new();
+    let outcome = match info.shared_memory {
+        None => {
+            let fix = "start the server without --no-shm".to_owned();
+            steps.push(Step {
+                what: "info file".to_owned(),
+                result: "names no segment".to_owned(),
+                fix: Some(fix),
+            });
+            Err("the server offers none".to_owned())
+        }
+        Some(SharedMemory { id, bytes, .. }) => {
+            steps.push(namespace_step(found));
+            let outcome = Subscriber::attach(id, info.incarnation, Some(found.owner_uid), Join::Oldest);
+            let result = match &outcome {
+                Ok(_) => format!("attached, {bytes} bytes, incarnation {}", info.incarnation),
+                Err(error) => with_causes(error),
+            };
+            let fix = outcome.is_err().then(|| segment_fix(found));
+            steps.push(Step {
+                what: format!("attach segment {id} read-only"),
+                result,
+                fix,
+            });
+            outcome.map_err(|error| with_causes(&error))
+        }
+    };
+    let took = start.elapsed();
+    match outcome {
+        Ok(subscriber) => (
+            Some(subscriber),
+            Attempt {
+                outcome: Ok(()),
+                steps,
+                took,
+            },
+        ),
+        Err(reason) => (
+            None,
+            Attempt {
+                outcome: Err(reason),
+                steps,
+                took,
+            },
+        ),
+    }
+}
+
+fn namespace_step(found: &Found) -> Step {
+    let (result, fix) = match found.info.shares_ipc_namespace() {
+        Some(true) => ("the same as here", None),
+        Some(false) => (
+            "another one: a segment id means nothing here",
+            Some("run both in one IPC namespace: `--ipc=host` or `--ipc=container:NAME` for containers".to_owned()),
+        ),
+        None => ("not known", None),
+    };
+    Step {
+        what: "the server's kernel and IPC namespace".to_owned(),
+        result: result.to_owned(),
+        fix,
+    }
+}
+
+fn segment_fix(found: &Found) -> String {
+    match (found.info.shares_ipc_namespace(), found.lock.is_held()) {
+        (_, Ok(false)) => "start the server again: it is not running".to_owned(),
+        (Some(false), _) => "run both in one IPC namespace, or let this client use the socket".to_owned(),
+        _ => "see the reason; the socket does not need shared memory".to_owned(),
+    }
+}
+
+fn try_socket(found: &Found, options: &ProbeOptions, start: Instant) -> (Option<RemoteSubscriber>, Attempt) {
+    let mut steps = Vec::new();
+    let outcome = match &found.info.socket {
+        None => {
+            let fix = "start the server without --no-socket".to_owned();
+            steps.push(Step {
+                what: "info file".to_owned(),
+                result: "names no address".to_owned(),
+                fix: Some(fix),
+            });
+            Err("the server offers none".to_owned())
+        }
+        Some(socket) => {
+            let timeout = options.deadline.saturating_duration_since(start);
+            let join = Join::Latest(options.last);
+            let outcome = RemoteSubscriber::connect(&socket.addresses, found.info.incarnation, join, timeout);
+            let addresses: Vec<_> = socket.addresses.iter().map(ToString::to_string).collect();
+            let result = match &outcome {
+                Ok(remote) => format!(
+                    "{} answered, incarnation {}",
+                    remote.address(),
+                    remote.hello().incarnation
+                ),
+                Err(error) => with_causes(error),
+            };
+            let fix = outcome.as_ref().err().map(|error| socket_fix(found, error));
+            steps.push(Step {
+                what: format!("connect to {}", addresses.join(" or ")),
+                result,
+                fix,
+            });
+            outcome.map_err(|error| with_causes(&error))
+        }
+    };
+    let took = start.elapsed();
+    match outcome {
+        Ok(remote) => (
+            Some(remote),
+            Attempt {
+                outcome: Ok(()),
+                steps,
+                took,
+            },
+        ),
+        Err(reason) => (
+            None,
+            Attempt {
+                outcome: Err(reason),
+                steps,
+                took,
+            },
+        ),
+    }
+}
+
+fn socket_fix(found: &Found, error: &RemoteError) -> String {
+    let addresses = found.info.socket.as_ref().map_or(&[][..], |socket| &socket.addresses);
+    let only_loopback = !addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback());
+    match (error, found.lock.is_held()) {
+        (_, Ok(false)) => "start the server again: it is not running".to_owned(),
+        (RemoteError::Refused { .. } | RemoteError::Connect { .. } | RemoteError::TimedOut { .. }, _)
+            if only_loopback =>
+        {
+            "the server listens on loopback only: start it with --listen and an address that this network reaches"
+                .to_owned()
+        }
+        (RemoteError::TimedOut { .. }, _) => "look for a firewall, or give --timeout more time".to_owned(),
+        _ => "see the reason".to_owned(),
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Report {
+    fn retrieve_from_segment(&mut self, mut subscriber: Subscriber, options: &ProbeOptions) {
+        self.transport = Some(Transport::SharedMemory);
+        self.oldest = subscriber.cursor();
+        self.head = subscriber.head().next;
+        subscriber.rejoin(Join::Latest(options.last));
+        while subscriber.cursor() < self.head && (self.messages.len() as u64) < options.last {
+            let outcome = subscriber.poll(|view| {
+                let mut payload = Vec::new();
+                view.append_to(&mut payload);
+                payload
+            });
+            if !self.take(outcome) {
+                break;
+            }
+        }
+    }
+
+    fn retrieve_from_socket(&mut self, mut remote: RemoteSubscriber, options: &ProbeOptions) {
+        self.transport = Some(Transport::Socket);
+        self.oldest = remote.hello().oldest;
+        self.head = remote.hello().head;
+        while remote.cursor() < self.head && (self.messages.len() as u64) < options.last {
+            let left = options.deadline.saturating_duration_since(Instant::now());
+            let Ok(outcome) = remote.receive(left, <[u8]>::to_vec) else {
+                break;
+            };
+            if !self.take(outcome) {
+                break;
+            }
+        }
+        if remote.has_ended() {
+            self.state = ServerState::Ended;
+        }
+    }
+
+    /// Takes what a poll found; whether there may be more.
+    fn take(&mut self, outcome: Poll<Vec<u8>>) -> bool {
+        match outcome {
+            Poll::Message(received) => self.messages.push(received.into()),
+            Poll::Lapped { missed, .. } => self.missed += missed,
+            _ => return false,
+        }
+        true
+    }
+
+    fn why(&self) -> String {
+        let reason = |attempt: &Attempt| attempt.outcome.clone().err().unwrap_or_default();
+        match self.category {
+            Category::Host => "shared memory and socket work".to_owned(),
+            Category::Container => format!("shared memory works; socket: {}", reason(&self.socket)),
+            Category::Remote => format!("socket works; shared memory: {}", reason(&self.shared_memory)),
+            Category::Vm if self.state == ServerState::Dead => {
+                "the server died without removing its info file; the next server of that name replaces it".to_owned()
+            }
+            Category::Vm => {
+                format!(
+                    "shared memory: {}; socket: {}",
+                    reason(&self.shared_memory),
+                    reason(&self.socket)
+                )
+            }
+        }
+    }
+}

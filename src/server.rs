@@ -1,0 +1,354 @@
+//! A server: a ring in a segment, its publisher, the service thread that carries it over TCP, and the announcement.
+//!
+//! The announcement comes last, when everything that it names is ready, and goes first. Dropping a server undoes all of
+//! it: the info file is removed, subscribers are told the end, connections close, the segment is freed by the kernel
+//! with its last reader.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use crate::bell::Bell;
+use crate::discovery::{AnnounceError, Announcement, Info, ServerName, SharedMemory, Socket};
+use crate::incarnation::Incarnation;
+use crate::layout::{Geometry, GeometryError, Header, LAYOUT_VERSION};
+use crate::publisher::{Publisher, now_ns};
+use crate::segment::{Access, CreateError, Owned, Segment};
+use crate::socket::frame::{MAX_MESSAGE_BYTES, VERSION};
+use crate::socket::{Service, ServiceHandle, ServiceOptions, ServiceStats};
+
+/// What a server offers and where.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// Its name: that of its info file and the one that subscribers know it by.
+    pub name: ServerName,
+    /// The directory that it announces itself in; made if it does not exist.
+    pub info_dir: PathBuf,
+    /// Bytes of the arena, where payloads lie that are too long for a slot; a power of two.
+    pub ring_bytes: u64,
+    /// How many messages the ring retains at most, a power of two; chosen by the ring's size if `None`.
+    pub slots: Option<u64>,
+    /// Bytes of a slot, a power of two from 64. 32 of them are taken; a payload that fits in the rest lies in its slot.
+    pub slot_bytes: u64,
+    /// Longest payload in bytes; a quarter of the ring if `None`.
+    pub max_message_bytes: Option<u64>,
+    /// Where to listen; port 0 lets the kernel choose. Empty: no socket.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses to announce instead of those listened on, for servers behind address translation.
+    pub advertise: Vec<SocketAddr>,
+    /// Whether the ring lies in shared memory. If not, it is reached over the socket alone.
+    pub shared_memory: bool,
+    /// Who may attach the segment. The info file is readable by everybody, and the socket open to whoever reaches it.
+    pub access: Access,
+    /// Most connections at a time; more are refused.
+    pub max_connections: usize,
+    /// How often the heartbeat moves. A server is silent for subscribers after three intervals without it.
+    pub heartbeat_interval: Duration,
+}
+
+/// Slots for each of which a ring of default size keeps 16 bytes of arena.
+const SLOTS_RANGE: std::ops::RangeInclusive<u64> = 1024..=65_536;
+/// Everybody may know that a server is there; who may read its segment is another matter.
+const INFO_MODE: u32 = 0o644;
+/// How long a dropped server lets its connections read the end of the stream.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+impl ServerOptions {
+    /// The defaults: `./info`, 64 KiB of arena, slots of 128 bytes, a loopback port, shared memory for everybody.
+    #[must_use]
+    pub fn new(name: ServerName) -> Self {
+        Self {
+            name,
+            info_dir: PathBuf::from("./info"),
+            ring_bytes: 64 << 10,
+            slots: None,
+            slot_bytes: 128,
+            max_message_bytes: None,
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            advertise: Vec::new(),
+            shared_memory: true,
+            access: Access::default(),
+            max_connections: 10_000,
+            heartbeat_interval: Duration::from_millis(100),
+        }
+    }
+
+    fn geometry(&self) -> Result<Geometry, GeometryError> {
+        let slots = self
+            .slots
+            .unwrap_or((self.ring_bytes / 16).clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end()));
+        // A frame on the socket holds less than the largest rings would take by default.
+        let largest_default = MAX_MESSAGE_BYTES as u64;
+        let longest = self
+            .max_message_bytes
+            .or((self.ring_bytes / 4 > largest_default).then_some(largest_default));
+        Geometry::new(slots, self.slot_bytes, self.ring_bytes, longest)
+    }
+}
+
+/// Why a server could not start. Nothing is left behind.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Neither shared memory nor a socket was asked for.
+    NoTransport,
+    /// Sizes that no ring can have.
+    Geometry(GeometryError),
+    /// An address cannot be listened on.
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// What it failed with.
+        source: io::Error,
+    },
+    /// The ring could not be laid.
+    Create(CreateError),
+    /// The service thread could not start.
+    Service(io::Error),
+    /// No random bits for an incarnation.
+    Random(io::Error),
+    /// The info file could not be written, or the name is in use.
+    Announce(AnnounceError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTransport => f.write_str("neither shared memory nor a socket: allow one of them"),
+            Self::Geometry(error) => error.fmt(f),
+            Self::Listen { address, .. } => write!(f, "cannot listen on {address}: choose another with --listen"),
+            Self::Create(error) => error.fmt(f),
+            Self::Service(_) => f.write_str("cannot start the service thread"),
+            Self::Random(_) => f.write_str("the kernel gives no random bits"),
+            Self::Announce(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoTransport | Self::Geometry(_) => None,
+            Self::Listen { source, .. } | Self::Service(source) | Self::Random(source) => Some(source),
+            Self::Create(error) => error.source(),
+            Self::Announce(error) => error.source(),
+        }
+    }
+}
+
+/// The service thread has ended although the server has not: the heartbeat stands still and no connection is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceDied;
+
+impl fmt::Display for ServiceDied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the service thread died; restart the server")
+    }
+}
+
+impl std::error::Error for ServiceDied {}
+
+/// What a server has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Messages published.
+    pub messages: u64,
+    /// Payload bytes published.
+    pub bytes: u64,
+    /// Processes that have the segment attached, this one excepted.
+    pub readers: u64,
+    /// What went over the socket.
+    pub service: ServiceStats,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// `None` once the server is gone: first to be dropped.
+    announcement: Option<Announcement>,
+    publisher: Publisher,
+    service: ServiceHandle,
+    segment: Arc<Segment>,
+    info: Info,
+    info_path: PathBuf,
+}
+
+impl Server {
+    /// Starts a server and announces it.
+    ///
+    /// # Errors
+    /// What stands in the way, and what to do about it. Nothing is left behind then.
+    pub fn start(options: ServerOptions) -> Result<Self, StartError> {
+        if options.listen.is_empty() && !options.shared_memory {
+            return Err(StartError::NoTransport);
+        }
+        let geometry = options.geometry().map_err(StartError::Geometry)?;
+        let incarnation = Incarnation::random().map_err(StartError::Random)?;
+        let listeners = options
+            .listen
+            .iter()
+            .map(|&address| listen(address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let addresses = if options.advertise.is_empty() {
+            addresses(&listeners)
+        } else {
+            options.advertise.clone()
+        };
+
+        let interval_ns = u64::try_from(options.heartbeat_interval.as_nanos()).unwrap_or(u64::MAX);
+        let header = Header::new(&geometry, incarnation, options.name.as_str(), now_ns(), interval_ns);
+        let owned = if options.shared_memory {
+            Owned::create(header, geometry, options.access)
+        } else {
+            Owned::private(header, geometry)
+        };
+        let owned = owned.map_err(StartError::Create)?;
+        let segment = owned.share();
+
+        let mut info = Info::of_this_process(options.name.clone(), incarnation);
+        info.shared_memory = segment.id().map(|id| SharedMemory {
+            id,
+            bytes: geometry.segment_bytes() as u64,
+            layout: LAYOUT_VERSION,
+        });
+        info.socket = (!listeners.is_empty()).then_some(Socket {
+            protocol: VERSION.into(),
+            addresses,
+        });
+
+        let bell = Arc::new(Bell::new());
+        let mut service_options = ServiceOptions::new(listeners);
+        service_options.max_connections = options.max_connections;
+        let service = Service::spawn(segment.clone(), bell.clone(), service_options).map_err(StartError::Service)?;
+        let publisher = Publisher::new(owned, bell);
+        let announcement = Announcement::publish(&options.info_dir, &info, INFO_MODE).map_err(StartError::Announce)?;
+        let info_path = announcement.path();
+        Ok(Self {
+            announcement: Some(announcement),
+            publisher,
+            service,
+            segment,
+            info,
+            info_path,
+        })
+    }
+
+    /// The one that publishes this server's messages.
+    pub const fn publisher(&mut self) -> &mut Publisher {
+        &mut self.publisher
+    }
+
+    /// What the info file says.
+    #[must_use]
+    pub const fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The info file.
+    #[must_use]
+    pub fn info_path(&self) -> &Path {
+        &self.info_path
+    }
+
+    /// The addresses that are announced; empty without a socket.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.info.socket.as_ref().map_or(&[], |socket| &socket.addresses)
+    }
+
+    /// What was done so far. Costs a system call.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        ServerStats {
+            messages: self.publisher.next_sequence(),
+            bytes: self.publisher.bytes_published(),
+            readers: self.readers(),
+            service: self.service.stats(),
+        }
+    }
+
+    /// Processes that have the segment attached, this one excepted.
+    fn readers(&self) -> u64 {
+        let status = self.segment.status().ok().flatten();
+        status.map_or(0, |status| status.attached.saturating_sub(1))
+    }
+
+    /// Checks that the service thread runs. Costs one load.
+    ///
+    /// # Errors
+    /// If it does not: the server is of no more use.
+    pub fn check(&self) -> Result<(), ServiceDied> {
+        if self.service.is_running() {
+            Ok(())
+        } else {
+            Err(ServiceDied)
+        }
+    }
+
+    /// Ends the stream: subscribers that have read it all are told so, and nothing more can be published.
+    /// The server goes on serving what the ring retains.
+    pub fn end_stream(&mut self) {
+        self.publisher.end();
+    }
+
+    /// Whether the stream has ended and nobody reads it any more.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.publisher.has_ended() && self.readers() == 0 && self.service.stats().connections == 0
+    }
+
+    /// Ends the stream, and stops once all subscribers have read the rest or `patience` is over. Returns whether they
+    /// all have.
+    pub fn finish(mut self, patience: Duration) -> bool {
+        self.end_stream();
+        let deadline = Instant::now() + patience;
+        while !self.is_drained() && Instant::now() < deadline && self.check().is_ok() {
+            // Subscribers leave no message when they do: the kernel is asked how many are left.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.is_drained()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.announcement = None;
+        self.end_stream();
+        if self.service.is_running() {
+            // Who has not read the end by then learns it from the closed connection.
+            let _ = self.service.finish(FAREWELL);
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// The addresses at which the listeners can be reached. One that listens on all addresses of a family is reached at
+/// each of them, the loopback address first.
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    let mut all = Vec::new();
+    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+        if !address.ip().is_unspecified() {
+            all.push(address);
+            continue;
+        }
+        let mut ips: Vec<IpAddr> = if_addrs::get_if_addrs()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|interface| !interface.is_link_local())
+            .map(|interface| interface.ip())
+            .filter(|ip| ip.is_ipv4() == address.is_ipv4())
+            .collect();
+        ips.sort_by_key(|ip| !ip.is_loopback());
+        all.extend(ips.into_iter().map(|ip| SocketAddr::new(ip, address.port())));
+    }
+    all.dedup();
+    all.truncate(Info::MAX_ADDRESSES);
+    all
+}
