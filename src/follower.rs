@@ -359,3 +359,6 @@ const fn describe(transport: Transport) -> &'static str {
         Transport::Socket => "socket",
     }
 }
+
+#[cfg(test)]
+mod tests;

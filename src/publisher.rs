@@ -207,6 +207,12 @@ impl Publisher {
         }
     }
 
+    /// The segment's words, for tests that break the protocol.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> &[crate::sync::AtomicU64] {
+        self.segment.memory()
+    }
+
     pub(crate) const fn has_ended(&self) -> bool {
         self.refused_from == 0
     }

@@ -393,6 +393,8 @@ pub(crate) struct Reader {
     /// The sequence wanted next.
     cursor: u64,
     on_lap: OnLap,
+    /// Not lapped since it was placed: what it missed was gone before it came.
+    is_fresh: bool,
 }
 
 impl Reader {
@@ -401,6 +403,7 @@ impl Reader {
             geometry,
             cursor: cursor.min(MAX_SEQUENCE),
             on_lap: OnLap::Retained,
+            is_fresh: true,
         }
     }
 
@@ -415,6 +418,7 @@ impl Reader {
 
     pub(crate) fn seek(&mut self, cursor: u64) {
         self.cursor = cursor.min(MAX_SEQUENCE);
+        self.is_fresh = true;
     }
 
     /// Whether a poll would find anything but `Empty`. Touches one word.
@@ -516,13 +520,15 @@ impl Reader {
     fn lapped<R>(&mut self, words: Words<'_>) -> Poll<R> {
         let first = self.cursor;
         let head = head(words).next;
+        // A reader that comes late is given the oldest there is; one that was overtaken, a head start.
+        let share = if std::mem::take(&mut self.is_fresh) { 0 } else { 1 };
         let slots = self.geometry.slot_count();
         self.cursor = match self.on_lap {
             OnLap::Newest => (first + 1).max(head.saturating_sub(1)),
             OnLap::Retained => {
-                let start = (first + 1).max(head.saturating_sub(slots - slots / 4));
+                let start = (first + 1).max(head.saturating_sub(slots - slots / 4 * share));
                 let is_retained = |next, slack| is_retained(&self.geometry, words, next, slack);
-                let slack = self.geometry.arena_words() / 4;
+                let slack = self.geometry.arena_words() / 4 * share;
                 // A message may be so large that only the newest of its kind is there at all.
                 let newest = || (start..head).next_back().filter(|&next| is_retained(next, 0));
                 (start..head)
