@@ -36,6 +36,17 @@ fn segment_is_gone_with_its_last_user() {
 }
 
 #[test]
+fn removal_by_somebody_else_takes_nothing_away() {
+    // What `ipcrm`, or systemd's RemoveIPC at a logout, does.
+    let owned = owned(Access::default());
+    let id = owned.share().id().unwrap();
+
+    shm_remove(id).unwrap();
+
+    assert!(Segment::attach(id).is_ok());
+}
+
+#[test]
 fn only_read_bits_of_the_mode_are_given() {
     let owned = owned(Access {
         mode: 0o666,
