@@ -110,7 +110,7 @@ fn is_same_file(a: &Stat, b: &Stat) -> bool {
 }
 
 impl Directory {
-    fn open_or_create(path: &Path) -> Result<Self, AnnounceError> {
+    pub(super) fn open_or_create(path: &Path) -> Result<Self, AnnounceError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut opened = openat(CWD, path, flags, Mode::empty());
         if matches!(opened, Err(Errno::NOENT)) {

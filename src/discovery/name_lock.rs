@@ -21,8 +21,8 @@ use super::{ServerName, announcement::Directory};
 use crate::sys;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long to wait for another process of the user. One that runs needs less than a millisecond.
@@ -62,13 +62,17 @@ impl<'directory> NameLock<'directory> {
 
     /// Takes the right to announce `name` unless another process has it at this moment.
     pub(super) fn try_take(directory: &'directory Directory, name: &ServerName) -> Result<Option<Self>, AnnounceError> {
+        Self::lock(directory, name, open(directory, &Self::file_name(name))?)
+    }
+
+    /// Locks `file`, which was opened as the lock file of `name`, and makes sure that it still is.
+    fn lock(directory: &'directory Directory, name: &ServerName, file: OwnedFd) -> Result<Option<Self>, AnnounceError> {
         let file_name = Self::file_name(name);
-        let path = directory.path_of(&file_name);
-        let file = open(directory, &file_name, &path)?;
-        if !sys::try_write_lock(&file).map_err(|error| Step::LockName.failed(&path, error))? {
+        let failed = |error: io::Error| Step::LockName.failed(&directory.path_of(&file_name), error);
+        if !sys::try_write_lock(&file).map_err(failed)? {
             return Ok(None);
         }
-        let locked = fstat(&file).map_err(|errno| Step::LockName.failed(&path, errno))?;
+        let locked = fstat(&file).map_err(|errno| failed(errno.into()))?;
         match statat(&directory.descriptor, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => Ok(Some(Self {
                 directory,
@@ -76,25 +80,23 @@ impl<'directory> NameLock<'directory> {
                 _file: file,
             })),
             Ok(_) | Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(Step::LockName.failed(&path, errno)),
+            Err(errno) => Err(failed(errno.into())),
         }
     }
 }
 
-fn open(directory: &Directory, file_name: &str, path: &Path) -> Result<OwnedFd, AnnounceError> {
+fn open(directory: &Directory, file_name: &str) -> Result<OwnedFd, AnnounceError> {
+    let path = directory.path_of(file_name);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let occupied = |by| AnnounceError::Occupied {
-        path: path.to_owned(),
-        by,
-    };
+    let occupied = |by| AnnounceError::Occupied { path: path.clone(), by };
     let file = match openat(&directory.descriptor, file_name, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => file,
         Err(Errno::LOOP) => return Err(occupied(Occupant::Symlink)),
         Err(Errno::ISDIR) => return Err(occupied(Occupant::NotRegular("a directory"))),
         Err(Errno::NXIO) => return Err(occupied(Occupant::NotRegular("a socket or a device"))),
-        Err(errno) => return Err(Step::Create.failed(path, errno)),
+        Err(errno) => return Err(Step::Create.failed(&path, errno)),
     };
-    let stat = fstat(&file).map_err(|errno| Step::LockName.failed(path, errno))?;
+    let stat = fstat(&file).map_err(|errno| Step::LockName.failed(&path, errno))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_uid == directory.user => Ok(file),
         FileType::RegularFile => Err(occupied(Occupant::Stranger(stat.st_uid))),
@@ -109,5 +111,42 @@ impl Drop for NameLock<'_> {
             Self::file_name(&self.name),
             AtFlags::empty(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_the_right_at_a_time_and_leaves_no_file() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::open_or_create(temporary.path()).unwrap();
+        let name: ServerName = "a".parse().unwrap();
+
+        let first = NameLock::try_take(&directory, &name).unwrap();
+        assert!(first.is_some());
+        assert!(NameLock::try_take(&directory, &name).unwrap().is_none());
+        assert!(NameLock::try_take(&directory, &"b".parse().unwrap()).unwrap().is_some());
+
+        drop(first);
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn lock_on_a_file_that_its_holder_has_removed_gives_no_right() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::open_or_create(temporary.path()).unwrap();
+        let name: ServerName = "a".parse().unwrap();
+        let open = || open(&directory, &NameLock::file_name(&name)).unwrap();
+
+        let first = NameLock::try_take(&directory, &name).unwrap();
+        let (late, later) = (open(), open());
+        drop(first);
+
+        assert!(NameLock::lock(&directory, &name, late).unwrap().is_none());
+        let second = NameLock::try_take(&directory, &name).unwrap();
+        assert!(second.is_some());
+        assert!(NameLock::lock(&directory, &name, later).unwrap().is_none());
     }
 }

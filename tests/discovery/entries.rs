@@ -1,7 +1,7 @@
 //! Whatever lies in the directory, it is named and stops nothing.
 
 use super::{Watchdog, info, is_root, names, problem, publish, servers};
-use lapwing::discovery::{Entry, EntryError, Info, InfoError, ListError, Trust, list, read};
+use lapwing::discovery::{Entry, EntryError, Info, InfoError, ListError, MAX_ENTRIES, Trust, list, read};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -317,4 +317,17 @@ fn file_may_be_as_large_as_is_documented_and_no_larger() {
         read(&path, &Trust::default()),
         Err(EntryError::TooLarge { .. })
     ));
+}
+
+#[test]
+fn directory_with_too_many_entries_is_refused_as_a_whole() {
+    let _watchdog = Watchdog::start();
+    let temporary = tempfile::tempdir().unwrap();
+    for number in 0..MAX_ENTRIES {
+        fs::File::create(temporary.path().join(number.to_string())).unwrap();
+    }
+
+    let error = list(temporary.path(), &Trust::default()).unwrap_err();
+
+    assert!(matches!(error, ListError::TooMany { .. }), "{error:?}");
 }
