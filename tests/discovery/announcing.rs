@@ -138,7 +138,7 @@ fn occupant(file_name: &str, occupy: impl FnOnce(&Path)) -> Occupant {
 #[test]
 fn what_no_server_wrote_is_never_replaced() {
     let directory = |path: &Path| fs::create_dir(path).unwrap();
-    let fifo = |path: &Path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let fifo = |path: &Path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 
     assert_eq!(occupant("a.toml", directory), Occupant::NotRegular("a directory"));
     assert_eq!(occupant("a.toml", fifo), Occupant::NotRegular("a FIFO"));

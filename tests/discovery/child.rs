@@ -114,7 +114,17 @@ fn play() {
         }
         "hold and run a program" => {
             let _announcement = announce(path, "held");
-            let mut program = Command::new("cat").stdout(Stdio::null()).spawn().unwrap();
+            let mut program = Command::new("sh");
+            program
+                .args(["-c", "echo up; exec cat >/dev/null"])
+                .stdout(Stdio::piped());
+            let mut program = program.spawn().unwrap();
+            // Only what it says itself proves that it is past `exec`, where the kernel closes what is not its own.
+            let mut up = String::new();
+            BufReader::new(program.stdout.take().unwrap())
+                .read_line(&mut up)
+                .unwrap();
+            assert_eq!(up, "up\n");
             say(program.id());
             program.wait().unwrap();
         }

@@ -8,6 +8,7 @@ mod watching;
 
 use lapwing::Incarnation;
 use lapwing::discovery::{Announcement, Entry, EntryError, Found, Info, SharedMemory, Socket, Trust, list};
+use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -31,11 +32,12 @@ impl Watchdog {
     }
 }
 
-/// Says whether the test runs as root, and visibly why it is skipped if not.
+/// Says whether the test runs as root, and why it is skipped if not, past the capture of its output.
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: needs root");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        writeln!(std::io::stderr().lock(), "SKIPPED {test}: needs root").unwrap();
     }
     root
 }
