@@ -65,3 +65,8 @@ pub use self::{
     transport::{Payload, Transport, TransportChoice},
 };
 pub use incarnation::{Incarnation, ParseIncarnationError};
+
+/// The README's program must compile.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;
