@@ -31,7 +31,7 @@ pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(50);
 /// How often the service thread makes the wakes that the publisher withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
 /// How often the kernel is asked whether anybody is attached.
-pub(crate) const CENSUS_INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) const CENSUS_INTERVAL: Duration = Duration::from_millis(50);
 
 const SERVICE: u32 = 1;
 const READERS: u32 = 2;

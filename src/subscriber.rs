@@ -47,7 +47,8 @@ impl Join {
 /// How a subscriber waits for the next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WaitStrategy {
-    /// Spins for some 100 us, yielding, then sleeps: quick while messages flow, no work while they do not.
+    /// Spins for up to 100 us, yielding, then sleeps; spins less once a wait was longer than that. Quick while messages
+    /// flow, hardly any work while they trickle.
     #[default]
     Adaptive,
     /// Never sleeps: the shortest latency, for a whole core.
@@ -72,6 +73,8 @@ pub enum Waited {
 
 /// How long an adaptive wait spins before it sleeps: longer than a publisher ever withholds a wake for.
 const SPIN_TIME: Duration = WAKE_INTERVAL.saturating_mul(2);
+/// How long a wait spins that is likely to end asleep anyway.
+const BRIEF_SPIN_TIME: Duration = Duration::from_micros(5);
 /// Polls between two looks at the clock.
 const POLLS_PER_CLOCK: u32 = 64;
 /// Pauses before a reader that was receiving a stream looks again. Hammering the line that the publisher is about to
@@ -93,6 +96,8 @@ pub struct Subscriber {
     attached_at: Instant,
     /// Messages since a poll last found none.
     streak: u32,
+    /// The last wait ended while an adaptive reader would still have been spinning.
+    is_brisk: bool,
 }
 
 impl Subscriber {
@@ -133,6 +138,7 @@ impl Subscriber {
             lock: None,
             attached_at: now,
             streak: 0,
+            is_brisk: true,
         }
     }
 
@@ -239,36 +245,38 @@ impl Subscriber {
         if std::mem::take(&mut self.streak) > 1 {
             (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
         }
-        match self.strategy {
-            WaitStrategy::Spin => loop {
-                if self.spin() {
-                    return Waited::Ready;
-                }
-                let now = Instant::now();
-                if let Some(end) = self.ends(now, deadline) {
-                    return end;
-                }
-            },
-            WaitStrategy::Adaptive => {
-                let spin_until = deadline.map_or(start + SPIN_TIME, |deadline| deadline.min(start + SPIN_TIME));
-                while Instant::now() < spin_until {
-                    if self.spin() {
-                        return Waited::Ready;
-                    }
-                    std::thread::yield_now();
-                }
+        let spin_until = match self.strategy {
+            WaitStrategy::Spin => None,
+            WaitStrategy::Adaptive if self.is_brisk => Some(start + SPIN_TIME),
+            WaitStrategy::Adaptive | WaitStrategy::Block => Some(start + BRIEF_SPIN_TIME),
+        };
+        let (waited, now) = self.spin_until(spin_until, deadline);
+        if let Some(waited) = waited {
+            self.is_brisk = now < start + SPIN_TIME;
+            return waited;
+        }
+        self.is_brisk = false;
+        self.sleep(deadline)
+    }
+
+    /// Looks again and again, until there is something or `end`. Returns what ended it, and when that was.
+    fn spin_until(&mut self, end: Option<Instant>, deadline: Option<Instant>) -> (Option<Waited>, Instant) {
+        let backoff = Backoff::new();
+        loop {
+            if self.spin() {
+                return (Some(Waited::Ready), Instant::now());
             }
-            WaitStrategy::Block => {
-                let backoff = Backoff::new();
-                while !backoff.is_completed() {
-                    if self.is_ready() {
-                        return Waited::Ready;
+            let now = Instant::now();
+            match end {
+                Some(end) if now >= end => return (None, now),
+                Some(_) => backoff.snooze(),
+                None => {
+                    if let Some(waited) = self.ends(now, deadline) {
+                        return (Some(waited), now);
                     }
-                    backoff.snooze();
                 }
             }
         }
-        self.sleep(deadline)
     }
 
     /// Looks a few times in a row. Returns whether there is something.
