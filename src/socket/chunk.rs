@@ -15,7 +15,8 @@
 
 use std::sync::Arc;
 
-use super::frame::{ServerFrame, begin_message, finish};
+use super::frame::ServerFrame;
+use super::wire::{begin_message, finish};
 use crate::ring::{self, Poll, Reader};
 use crate::segment::Segment;
 

@@ -8,8 +8,9 @@
 //! A message's payload is lent from where it was received. The buffer grows to the longest frame that may come,
 //! and only as its bytes really arrive: a claimed length alone allocates nothing.
 
-use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Header, Kind, MAX_CLIENT_BODY_BYTES};
-use super::frame::{MAX_GREETING_BODY_BYTES, MESSAGE_FIELD_BYTES, ServerFrame, verify};
+use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Kind, MAX_CLIENT_BODY_BYTES};
+use super::frame::{MAX_GREETING_BODY_BYTES, MESSAGE_FIELD_BYTES, ServerFrame};
+use super::wire::{Header, Message, verify};
 
 /// Which peer's frames a [`Decoder`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +149,16 @@ impl Decoder {
     pub fn client_frame(&mut self) -> Result<Option<ClientFrame>, FrameError> {
         match self.take()? {
             Some((kind, body)) => ClientFrame::parse(kind, body).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes the message at the front, or nothing if no whole frame is there. To be called when that is a message.
+    #[inline]
+    pub(super) fn message(&mut self) -> Result<Option<Message<'_>>, FrameError> {
+        match self.take()? {
+            Some((Kind::Message, body)) => Message::parse(body).map(Some),
+            Some((other, _)) => Err(FrameError::UnknownKind(other as u8)),
             None => Ok(None),
         }
     }
@@ -340,7 +351,7 @@ mod tests {
             let mut frame = vec![0; HEADER_BYTES];
             frame[8] = kind;
             frame.extend_from_slice(&body);
-            crate::socket::frame::finish(&mut frame, 0);
+            crate::socket::wire::finish(&mut frame, 0);
 
             let mut of_server = server_decoder();
             of_server.push(&frame);
@@ -404,7 +415,7 @@ mod tests {
         let mut subscribe = vec![0; HEADER_BYTES];
         subscribe[8] = Kind::Subscribe as u8;
         subscribe.extend_from_slice(&[2, 0, 9, 9, 9]);
-        crate::socket::frame::finish(&mut subscribe, 0);
+        crate::socket::wire::finish(&mut subscribe, 0);
         let mut decoder = Decoder::of_client();
 
         decoder.push(&subscribe);

@@ -11,9 +11,15 @@
 
 pub mod frame;
 
+mod wire;
+
 mod decoder;
 
 mod error;
+
+mod stream;
+
+mod greeting;
 
 mod remote;
 
@@ -25,6 +31,10 @@ mod connection;
 
 mod acceptor;
 
+mod options;
+
+mod handle;
+
 mod service;
 
 #[cfg(test)]
@@ -33,6 +43,7 @@ mod tests;
 pub use counters::ServiceStats;
 pub use decoder::Decoder;
 pub use error::RemoteError;
+pub(crate) use handle::ServiceHandle;
+pub(crate) use options::ServiceOptions;
 pub use remote::RemoteSubscriber;
 pub(crate) use service::Service;
-pub use service::{ServiceHandle, ServiceOptions};

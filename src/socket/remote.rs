@@ -10,21 +10,22 @@
 //! It has no thread: a program that does not poll for longer than the server's `silence_ms` is given up by the server,
 //! and connects again with the sequence that it wants next.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 
 use super::decoder::Decoder;
 use super::error::RemoteError;
 use super::frame::{ClientFrame, Hello, Kind, ServerFrame};
+use super::greeting::{Agreed, Request, agree};
+use super::stream::{deadline_after, is_closed, read_into, wait_for};
+use super::wire::Message;
 use crate::ring::MAX_SEQUENCE;
 use crate::{Incarnation, Join, Poll, Received};
 
-/// What one read may fetch. It holds some thousand small messages; a longer message makes the buffer grow.
-const BUFFER_BYTES: usize = 256 << 10;
 /// Reads in one poll before it says `Empty`: a server that sends nothing but heartbeats cannot hold the caller.
 const READS_PER_POLL: usize = 4;
 /// Messages between two looks at the clock: it would cost a tenth of the time of a small message.
@@ -84,7 +85,12 @@ impl RemoteSubscriber {
         join: Join,
         timeout: Duration,
     ) -> Result<Self, RemoteError> {
-        Self::open(addresses, expected, expected, join, timeout)
+        let request = Request {
+            expected,
+            meant: expected,
+            join,
+        };
+        Self::open(addresses, request, timeout)
     }
 
     /// Connects to whatever server answers on `addresses`, and goes on at `sequence` of `incarnation` if that is still
@@ -98,29 +104,49 @@ impl RemoteSubscriber {
         sequence: u64,
         timeout: Duration,
     ) -> Result<Self, RemoteError> {
-        let join = Join::Sequence(sequence);
-        Self::open(addresses, Incarnation::NIL, incarnation, join, timeout)
+        let request = Request {
+            expected: Incarnation::NIL,
+            meant: incarnation,
+            join: Join::Sequence(sequence),
+        };
+        Self::open(addresses, request, timeout)
     }
 
-    fn open(
-        addresses: &[SocketAddr],
-        expected: Incarnation,
-        meant: Incarnation,
-        join: Join,
-        timeout: Duration,
-    ) -> Result<Self, RemoteError> {
+    fn open(addresses: &[SocketAddr], request: Request, timeout: Duration) -> Result<Self, RemoteError> {
         let deadline = deadline_after(timeout);
         let mut furthest = RemoteError::NoAddress;
         for (tried, &address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match Greeting::exchange(address, expected, meant, join, deadline_after(share)) {
-                Ok(subscriber) => return Ok(subscriber),
+            match agree(address, request, deadline_after(share)) {
+                Ok(agreed) => return Ok(Self::new(address, agreed)),
                 Err(error) if error.progress() >= furthest.progress() => furthest = error,
                 Err(_) => {}
             }
         }
         Err(furthest)
+    }
+
+    fn new(address: SocketAddr, agreed: Agreed) -> Self {
+        let Agreed {
+            stream,
+            decoder,
+            hello,
+            first,
+            missed,
+        } = agreed;
+        Self {
+            stream,
+            address,
+            decoder,
+            cursor: first,
+            head: hello.head.min(MAX_SEQUENCE),
+            lost: (missed > 0).then(|| (first - missed, missed)),
+            ended: false,
+            clock: Clock::new(&hello),
+            unsent: Vec::new(),
+            hello,
+        }
     }
 
     /// Looks at the next message, if one is there, without blocking. `f` sees its payload where it was received.
@@ -145,12 +171,12 @@ impl RemoteSubscriber {
         if matches!(next, Next::Nothing) {
             let deadline = deadline_after(timeout);
             while matches!(next, Next::Nothing) && Instant::now() < deadline {
-                let events = if self.unsent.is_empty() {
-                    PollFlags::IN
+                let (events, duty) = if self.unsent.is_empty() {
+                    (PollFlags::IN, self.clock.next_duty())
                 } else {
-                    PollFlags::IN | PollFlags::OUT
+                    (PollFlags::IN | PollFlags::OUT, self.clock.end_of_silence())
                 };
-                wait_for(&self.stream, events, deadline.min(self.clock.next_duty()))?;
+                wait_for(&self.stream, events, deadline.min(duty))?;
                 next = self.advance()?;
             }
         }
@@ -175,15 +201,15 @@ impl RemoteSubscriber {
 
     #[inline]
     fn take_message<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> Result<Received<R>, RemoteError> {
-        let Some(ServerFrame::Message {
+        let Some(message) = self.decoder.message()? else {
+            return Err(RemoteError::Protocol("a message that is none"));
+        };
+        let Message {
             sequence,
             timestamp_ns,
             tag,
             payload,
-        }) = self.decoder.server_frame()?
-        else {
-            return Err(RemoteError::Protocol("a message that is none"));
-        };
+        } = message;
         if sequence != self.cursor || sequence >= MAX_SEQUENCE {
             return Err(RemoteError::Protocol("a message out of order"));
         }
@@ -357,144 +383,11 @@ impl Clock {
 
     /// When a heartbeat has to be sent or the server has been silent for too long, whichever comes first.
     fn next_duty(&self) -> Instant {
-        (self.spoke + self.heartbeat).min(self.heard + self.silence)
-    }
-}
-
-/// A connection on which the server was not believed yet.
-struct Greeting {
-    stream: TcpStream,
-    address: SocketAddr,
-    decoder: Decoder,
-    deadline: Instant,
-}
-
-impl Greeting {
-    fn exchange(
-        address: SocketAddr,
-        expected: Incarnation,
-        meant: Incarnation,
-        join: Join,
-        deadline: Instant,
-    ) -> Result<RemoteSubscriber, RemoteError> {
-        let mut greeting = Self::connect(address, deadline)?;
-        let hello = match greeting.next_frame()? {
-            ServerFrame::Hello(hello) => hello,
-            other => return Err(refusal(other)),
-        };
-        if expected != Incarnation::NIL && expected != hello.incarnation {
-            return Err(RemoteError::Incarnation {
-                expected,
-                found: hello.incarnation,
-            });
-        }
-        let mut subscribe = Vec::new();
-        ClientFrame::Subscribe {
-            incarnation: meant,
-            join,
-        }
-        .append_to(&mut subscribe);
-        // A socket that has sent nothing yet has room for it.
-        greeting.stream.write_all(&subscribe).map_err(RemoteError::Io)?;
-        greeting.decoder.allow_messages(hello.max_message_bytes);
-        let (first, missed) = match greeting.next_frame()? {
-            ServerFrame::Start { first, missed } if first <= MAX_SEQUENCE => (first, missed),
-            other => return Err(refusal(other)),
-        };
-        Ok(RemoteSubscriber {
-            stream: greeting.stream,
-            address,
-            decoder: greeting.decoder,
-            cursor: first,
-            head: hello.head.min(MAX_SEQUENCE),
-            lost: (missed > 0).then(|| (first - missed, missed)),
-            ended: false,
-            clock: Clock::new(&hello),
-            unsent: Vec::new(),
-            hello,
-        })
+        (self.spoke + self.heartbeat).min(self.end_of_silence())
     }
 
-    fn connect(address: SocketAddr, deadline: Instant) -> Result<Self, RemoteError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(RemoteError::TimedOut { address });
-        }
-        let stream = TcpStream::connect_timeout(&address, left).map_err(|source| match source.kind() {
-            ErrorKind::ConnectionRefused => RemoteError::Refused { address },
-            ErrorKind::TimedOut => RemoteError::TimedOut { address },
-            _ => RemoteError::Connect { address, source },
-        })?;
-        stream.set_nodelay(true).map_err(RemoteError::Io)?;
-        stream.set_nonblocking(true).map_err(RemoteError::Io)?;
-        Ok(Self {
-            stream,
-            address,
-            decoder: Decoder::of_server(BUFFER_BYTES),
-            deadline,
-        })
+    /// When the server has been silent for too long.
+    fn end_of_silence(&self) -> Instant {
+        self.heard + self.silence
     }
-
-    /// Waits for the next frame, until the deadline.
-    fn next_frame(&mut self) -> Result<ServerFrame<'_>, RemoteError> {
-        while self.decoder.front()?.is_none() {
-            if !read_into(&self.stream, &mut self.decoder)? {
-                if Instant::now() >= self.deadline {
-                    return Err(RemoteError::TimedOut { address: self.address });
-                }
-                wait_for(&self.stream, PollFlags::IN, self.deadline)?;
-            }
-        }
-        self.decoder.server_frame()?.ok_or(RemoteError::Protocol("no frame"))
-    }
-}
-
-/// What a frame in place of the awaited one means.
-fn refusal(frame: ServerFrame<'_>) -> RemoteError {
-    match frame {
-        ServerFrame::Reject { code, reason } => RemoteError::Rejected { code, reason },
-        _ => RemoteError::Protocol("a frame out of place"),
-    }
-}
-
-/// Reads what has arrived; whether that was anything.
-fn read_into(mut stream: &TcpStream, decoder: &mut Decoder) -> Result<bool, RemoteError> {
-    loop {
-        match stream.read(decoder.space()) {
-            Ok(0) => return Err(RemoteError::Closed),
-            Ok(count) => {
-                decoder.received(count);
-                return Ok(true);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if is_closed(&error) => return Err(RemoteError::Closed),
-            Err(error) => return Err(RemoteError::Io(error)),
-        }
-    }
-}
-
-fn is_closed(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::NotConnected
-    )
-}
-
-/// Sleeps until `stream` is ready, or `deadline`, or a signal.
-fn wait_for(stream: &TcpStream, events: PollFlags, deadline: Instant) -> Result<(), RemoteError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: left.subsec_nanos().into(),
-    };
-    match rustix::event::poll(&mut [PollFd::new(stream, events)], Some(&left)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(RemoteError::Io(error.into())),
-    }
-}
-
-/// The instant in `timeout` from now; a time limit beyond a day is as good as none.
-fn deadline_after(timeout: Duration) -> Instant {
-    Instant::now() + timeout.min(Duration::from_secs(365 * 86_400))
 }

@@ -11,10 +11,8 @@
 //! connection waits for the ring.
 
 use std::io;
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -24,8 +22,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::acceptor::{Acceptor, Arrival, turn_away};
 use super::chunk::Chunks;
 use super::connection::{Connection, Deadlines, Gone, Hub};
-use super::counters::{Counters, ServiceStats};
-use super::frame::{MAX_DEADLINE_MS, MAX_MESSAGE_BYTES};
+use super::handle::{ServiceHandle, Shared};
+use super::options::ServiceOptions;
 use crate::bell::{Attendant, Bell};
 use crate::ring::Reader;
 use crate::segment::Segment;
@@ -37,139 +35,9 @@ const EVENTS: usize = 1024;
 /// How often in a heartbeat all connections are judged by the clock.
 const TICKS_PER_HEARTBEAT: u32 = 4;
 
-/// How a server serves its socket.
+/// What the thread has.
 #[derive(Debug)]
-#[non_exhaustive]
-pub struct ServiceOptions {
-    /// Where clients connect; bound already. None: no client ever does.
-    pub listeners: Vec<TcpListener>,
-    /// More than so many connections are turned away.
-    pub max_connections: usize,
-    /// How long a client may take to subscribe.
-    pub subscribe_deadline: Duration,
-    /// Both sides send something at least this often; from 1 ms.
-    pub heartbeat: Duration,
-    /// Either side gives the other up after so long without a byte; more than `heartbeat`, at most 10 minutes.
-    pub silence_deadline: Duration,
-    /// How long a client may take nothing of what is to be sent.
-    pub stall_deadline: Duration,
-    /// How long a client that was turned away may take to close.
-    pub linger: Duration,
-    /// What the kernel may hold for each connection (`SO_SNDBUF`); `None` leaves it to the kernel, which goes up to the
-    /// last figure of `net.ipv4.tcp_wmem`, commonly 4 MiB.
-    pub send_buffer_bytes: Option<usize>,
-}
-
-impl ServiceOptions {
-    /// The usual deadlines, and up to 1024 connections.
-    #[must_use]
-    pub const fn new(listeners: Vec<TcpListener>) -> Self {
-        Self {
-            listeners,
-            max_connections: 1024,
-            subscribe_deadline: Duration::from_secs(5),
-            heartbeat: Duration::from_secs(1),
-            silence_deadline: Duration::from_secs(10),
-            stall_deadline: Duration::from_secs(30),
-            linger: Duration::from_secs(5),
-            send_buffer_bytes: None,
-        }
-    }
-
-    fn check(&self, segment: &Segment) -> io::Result<()> {
-        let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        let longest = segment.geometry().max_message_bytes();
-        if !self.listeners.is_empty() && longest > MAX_MESSAGE_BYTES {
-            return refuse(format!(
-                "messages of up to {longest} bytes cannot be sent over a socket, which takes up to {MAX_MESSAGE_BYTES}: \
-                 allow shorter ones only, or serve no socket"
-            ));
-        }
-        let longest = Duration::from_millis(MAX_DEADLINE_MS.into());
-        let (heartbeat, silence) = (self.heartbeat, self.silence_deadline);
-        if heartbeat.as_millis() == 0 || heartbeat.as_millis() >= silence.as_millis() || silence > longest {
-            return refuse(format!(
-                "a heartbeat of {heartbeat:?} and a silence deadline of {silence:?} cannot be: the deadline must be \
-                 longer than the heartbeat, and at most {longest:?}"
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// The owner's end of a running service. Dropping it stops the thread and closes every connection.
-#[derive(Debug)]
-pub struct ServiceHandle {
-    shared: Arc<Shared>,
-    bell: Arc<Bell>,
-    /// Taken by drop alone.
-    thread: Option<JoinHandle<()>>,
-}
-
-/// What the service's thread and its owner both see.
-#[derive(Debug, Default)]
-struct Shared {
-    stop: AtomicBool,
-    counters: Arc<Counters>,
-    /// Connections that there are, and whether the thread has ended.
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    connections: usize,
-    ended: bool,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ServiceHandle {
-    /// What the service has done so far. Costs a load for each number.
-    #[must_use]
-    pub fn stats(&self) -> ServiceStats {
-        self.shared.counters.snapshot()
-    }
-
-    /// Whether the thread is at work. Once it is not, the server has no heartbeat any more and must not go on.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
-    }
-
-    /// Waits, after the publisher closed the stream, until every connection got all of it and closed. Returns whether
-    /// that happened before `timeout` had passed.
-    #[must_use]
-    pub fn finish(&self, timeout: Duration) -> bool {
-        let waiting = |state: &mut State| state.connections > 0 && !state.ended;
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.state(), timeout, waiting);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.connections == 0 && !state.ended
-    }
-}
-
-impl Drop for ServiceHandle {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.bell.wake_service();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the service thread panicked");
-        }
-    }
-}
-
-/// The thread's own end.
-#[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     poll: Poll,
     acceptor: Acceptor,
     /// Tokens of connections begin here.
@@ -232,11 +100,7 @@ impl Service {
         let thread = std::thread::Builder::new()
             .name("lapwing-service".to_owned())
             .spawn(move || service.run())?;
-        Ok(ServiceHandle {
-            shared,
-            bell,
-            thread: Some(thread),
-        })
+        Ok(ServiceHandle::new(shared, bell, thread))
     }
 
     fn run(mut self) {

@@ -590,7 +590,7 @@ fn client_of_another_version_is_told_which_one_is_spoken() {
     }
     .append_to(&mut bytes);
     bytes[HEADER_BYTES] = 9;
-    super::frame::finish(&mut bytes, 0);
+    super::wire::finish(&mut bytes, 0);
 
     stranger.stream.write_all(&bytes).unwrap();
 

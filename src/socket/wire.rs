@@ -1,0 +1,518 @@
+//! The bytes of every frame: how they are made, and how they are read and doubted.
+
+use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Hello, Kind, RejectCode, ServerFrame};
+use super::frame::{
+    MAX_DEADLINE_MS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_REASON_BYTES, MESSAGE_FIELD_BYTES, VERSION,
+};
+use crate::{Incarnation, Join};
+
+/// A header that was found well-formed: what follows it, and how long that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) body_bytes: usize,
+}
+
+impl Header {
+    /// Reads a header, and refuses it as early as that can be: before its body arrived.
+    pub(super) fn parse(bytes: &[u8; HEADER_BYTES], from_client: bool, max_body: usize) -> Result<Self, FrameError> {
+        let kind = Kind::from_byte(bytes[8]).filter(|kind| kind.is_from_client() == from_client);
+        let kind = kind.ok_or(FrameError::UnknownKind(bytes[8]))?;
+        if bytes[9..] != [0; 3] {
+            return Err(FrameError::NotZero);
+        }
+        let body_bytes = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        let (least, most) = kind.body_bounds();
+        let fits = usize::try_from(body_bytes)
+            .ok()
+            .filter(|&len| least <= len && len <= most && len <= max_body);
+        let body_len = fits.ok_or(FrameError::BodyLength { kind, body_bytes })?;
+        Ok(Self {
+            kind,
+            body_bytes: body_len,
+        })
+    }
+}
+
+/// Compares the checksum of one whole frame with its bytes.
+pub(super) fn verify(frame: &[u8]) -> Result<(), FrameError> {
+    let (claimed, covered) = frame.split_first_chunk().expect("a whole frame has a header");
+    let claimed = u32::from_le_bytes(*claimed);
+    let computed = crc32c::crc32c(covered);
+    if claimed == computed {
+        Ok(())
+    } else {
+        Err(FrameError::Checksum { claimed, computed })
+    }
+}
+
+/// Begins a frame at the end of `out`; the body is to be appended next, then [`finish`] completes the header.
+fn begin(out: &mut Vec<u8>, kind: Kind) {
+    out.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, kind as u8, 0, 0, 0]);
+}
+
+/// Begins a message at the end of `out`; its payload is to be appended next, then [`finish`] completes it.
+#[inline]
+pub(super) fn begin_message(out: &mut Vec<u8>, sequence: u64, timestamp_ns: u64, tag: u64) {
+    let mut front = [0; HEADER_BYTES + MESSAGE_FIELD_BYTES];
+    front[8] = Kind::Message as u8;
+    front[12..20].copy_from_slice(&sequence.to_le_bytes());
+    front[20..28].copy_from_slice(&timestamp_ns.to_le_bytes());
+    front[28..36].copy_from_slice(&tag.to_le_bytes());
+    out.extend_from_slice(&front);
+}
+
+/// Completes the frame that began at `start`: its length and its checksum, in one pass over its bytes.
+#[inline]
+pub(super) fn finish(out: &mut [u8], start: usize) {
+    let frame = &mut out[start..];
+    let body_bytes = u32::try_from(frame.len() - HEADER_BYTES).expect("no body is longer than MAX_MESSAGE_BYTES");
+    frame[4..8].copy_from_slice(&body_bytes.to_le_bytes());
+    let crc = crc32c::crc32c(&frame[4..]);
+    frame[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A message's fields, read without a detour over all that a frame may be: it is what nearly all frames are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub(super) sequence: u64,
+    pub(super) timestamp_ns: u64,
+    pub(super) tag: u64,
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    #[inline]
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields(body);
+        let (sequence, timestamp_ns, tag) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        Ok(Self {
+            sequence,
+            timestamp_ns,
+            tag,
+            payload: fields.0,
+        })
+    }
+}
+
+impl ServerFrame<'_> {
+    /// Appends the bytes of this frame to `out`. A name or a reason that is too long is cut.
+    ///
+    /// # Panics
+    /// When a payload is longer than 4 GiB.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        match self {
+            Self::Hello(hello) => {
+                begin(out, Kind::Hello);
+                hello.append_body(out);
+            }
+            Self::Start { first, missed } => append_numbers(out, Kind::Start, &[*first, *missed]),
+            Self::Message {
+                sequence,
+                timestamp_ns,
+                tag,
+                payload,
+            } => {
+                begin_message(out, *sequence, *timestamp_ns, *tag);
+                out.extend_from_slice(payload);
+            }
+            Self::Gap { first, missed } => append_numbers(out, Kind::Gap, &[*first, *missed]),
+            Self::Heartbeat { head } => append_numbers(out, Kind::Heartbeat, &[*head]),
+            Self::End { head } => append_numbers(out, Kind::End, &[*head]),
+            Self::Reject { code, reason } => {
+                begin(out, Kind::Reject);
+                out.extend_from_slice(&code.to_wire().to_le_bytes());
+                out.extend_from_slice(cut(reason, MAX_REASON_BYTES).as_bytes());
+            }
+        }
+        finish(out, start);
+    }
+
+    /// Reads the body of a frame that a server sent.
+    pub(super) fn parse(kind: Kind, body: &[u8]) -> Result<ServerFrame<'_>, FrameError> {
+        let mut fields = Fields(body);
+        Ok(match kind {
+            Kind::Message => {
+                let Message {
+                    sequence,
+                    timestamp_ns,
+                    tag,
+                    payload,
+                } = Message::parse(body)?;
+                ServerFrame::Message {
+                    sequence,
+                    timestamp_ns,
+                    tag,
+                    payload,
+                }
+            }
+            Kind::Hello => ServerFrame::Hello(Hello::parse(fields)?),
+            Kind::Start => ServerFrame::Start {
+                first: fields.u64()?,
+                missed: fields.u64()?,
+            }
+            .check_span()?,
+            Kind::Gap => ServerFrame::Gap {
+                first: fields.u64()?,
+                missed: fields.u64()?,
+            }
+            .check_span()?,
+            Kind::Heartbeat => ServerFrame::Heartbeat { head: fields.u64()? },
+            Kind::End => ServerFrame::End { head: fields.u64()? },
+            Kind::Reject => ServerFrame::Reject {
+                code: RejectCode::from_wire(u16::from_le_bytes(fields.array()?)),
+                reason: fields.text("reason")?,
+            },
+            Kind::Subscribe | Kind::Progress => return Err(FrameError::UnknownKind(kind as u8)),
+        })
+    }
+
+    /// Refuses spans of sequences that no stream has.
+    fn check_span(self) -> Result<Self, FrameError> {
+        let possible = match self {
+            Self::Start { first, missed } => missed <= first,
+            Self::Gap { first, missed } => missed > 0 && first.checked_add(missed).is_some(),
+            _ => true,
+        };
+        if possible {
+            Ok(self)
+        } else {
+            Err(FrameError::Field("number of missed messages"))
+        }
+    }
+}
+
+impl Hello {
+    fn append_body(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&self.connections.to_le_bytes());
+        out.extend_from_slice(&self.incarnation.to_bytes());
+        out.extend_from_slice(&self.head.to_le_bytes());
+        out.extend_from_slice(&self.oldest.to_le_bytes());
+        out.extend_from_slice(&self.max_message_bytes.to_le_bytes());
+        out.extend_from_slice(&self.heartbeat_ms.to_le_bytes());
+        out.extend_from_slice(&self.silence_ms.to_le_bytes());
+        out.extend_from_slice(cut(&self.name, MAX_NAME_BYTES).as_bytes());
+    }
+
+    fn parse(mut fields: Fields<'_>) -> Result<Self, FrameError> {
+        fields.version()?;
+        fields.zero::<2>()?;
+        let connections = fields.u32()?;
+        let incarnation = Incarnation::from_bytes(fields.array()?);
+        let head = fields.u64()?;
+        let oldest = fields.u64()?;
+        let max_message_bytes = fields.u32()?;
+        let heartbeat_ms = fields.u32()?;
+        let silence_ms = fields.u32()?;
+        let name = fields.text("name")?;
+        if oldest > head {
+            return Err(FrameError::Field("oldest sequence"));
+        }
+        if max_message_bytes as usize > MAX_MESSAGE_BYTES {
+            return Err(FrameError::Field("longest message"));
+        }
+        if heartbeat_ms == 0 || heartbeat_ms >= silence_ms || silence_ms > MAX_DEADLINE_MS {
+            return Err(FrameError::Field("heartbeat interval or silence deadline"));
+        }
+        Ok(Self {
+            incarnation,
+            head,
+            oldest,
+            max_message_bytes,
+            heartbeat_ms,
+            silence_ms,
+            connections,
+            name,
+        })
+    }
+}
+
+impl ClientFrame {
+    /// Appends the bytes of this frame to `out`.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        match self {
+            Self::Subscribe { incarnation, join } => {
+                let (code, value): (u8, u64) = match *join {
+                    Join::New => (0, 0),
+                    Join::Latest(count) => (1, count),
+                    Join::Oldest => (2, 0),
+                    Join::Sequence(sequence) => (3, sequence),
+                };
+                begin(out, Kind::Subscribe);
+                out.extend_from_slice(&VERSION.to_le_bytes());
+                out.extend_from_slice(&[code, 0, 0, 0, 0, 0]);
+                out.extend_from_slice(&incarnation.to_bytes());
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+            Self::Progress { next } => append_numbers(out, Kind::Progress, &[*next]),
+        }
+        finish(out, start);
+    }
+
+    /// Reads the body of a frame that a client sent.
+    pub(super) fn parse(kind: Kind, body: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields(body);
+        match kind {
+            Kind::Subscribe => {
+                fields.version()?;
+                let [code] = fields.array()?;
+                fields.zero::<5>()?;
+                let incarnation = Incarnation::from_bytes(fields.array()?);
+                let join = match (code, fields.u64()?) {
+                    (0, 0) => Join::New,
+                    (1, count) => Join::Latest(count),
+                    (2, 0) => Join::Oldest,
+                    (3, sequence) => Join::Sequence(sequence),
+                    _ => return Err(FrameError::Field("place to join")),
+                };
+                fields.end()?;
+                Ok(Self::Subscribe { incarnation, join })
+            }
+            Kind::Progress => Ok(Self::Progress { next: fields.u64()? }),
+            _ => Err(FrameError::UnknownKind(kind as u8)),
+        }
+    }
+}
+
+fn append_numbers(out: &mut Vec<u8>, kind: Kind, numbers: &[u64]) {
+    begin(out, kind);
+    numbers
+        .iter()
+        .for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+}
+
+/// The longest front of `text` that is at most `max_bytes` long and ends where a character does.
+fn cut(text: &str, max_bytes: usize) -> &str {
+    let mut end = text.len().min(max_bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// What of a body was not read yet.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let (front, rest) = self.0.split_first_chunk().ok_or(FrameError::Field("length"))?;
+        self.0 = rest;
+        Ok(*front)
+    }
+
+    fn u32(&mut self) -> Result<u32, FrameError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    #[inline]
+    fn u64(&mut self) -> Result<u64, FrameError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn version(&mut self) -> Result<(), FrameError> {
+        match u16::from_le_bytes(self.array()?) {
+            VERSION => Ok(()),
+            other => Err(FrameError::Version(other)),
+        }
+    }
+
+    fn zero<const N: usize>(&mut self) -> Result<(), FrameError> {
+        if self.array::<N>()? == [0; N] {
+            Ok(())
+        } else {
+            Err(FrameError::NotZero)
+        }
+    }
+
+    /// Refuses a body that is longer than its fields.
+    fn end(&self) -> Result<(), FrameError> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(FrameError::Field("length"))
+        }
+    }
+
+    /// All that is left, as text.
+    fn text(&mut self, what: &'static str) -> Result<String, FrameError> {
+        std::str::from_utf8(self.0)
+            .map(str::to_owned)
+            .map_err(|_| FrameError::Field(what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::Decoder;
+
+    /// What the worked example of `docs/protocol.md` says, as frames.
+    fn example() -> (Vec<ServerFrame<'static>>, Vec<ClientFrame>) {
+        let incarnation = Incarnation::from_bytes(*b"0123456789abcdef");
+        let server = vec![
+            ServerFrame::Hello(Hello {
+                incarnation,
+                head: 42,
+                oldest: 10,
+                max_message_bytes: 16384,
+                heartbeat_ms: 1000,
+                silence_ms: 10_000,
+                connections: 1,
+                name: "prices".into(),
+            }),
+            ServerFrame::Start { first: 41, missed: 0 },
+            ServerFrame::Message {
+                sequence: 41,
+                timestamp_ns: 1_700_000_000_000_000_000,
+                tag: 7,
+                payload: b"hello",
+            },
+            ServerFrame::Heartbeat { head: 42 },
+            ServerFrame::Gap { first: 42, missed: 3 },
+            ServerFrame::End { head: 45 },
+            ServerFrame::Reject {
+                code: RejectCode::TooManyConnections,
+                reason: "full".into(),
+            },
+        ];
+        let client = vec![
+            ClientFrame::Subscribe {
+                incarnation: Incarnation::NIL,
+                join: Join::Latest(1),
+            },
+            ClientFrame::Progress { next: 42 },
+        ];
+        (server, client)
+    }
+
+    /// The bytes of every frame in the document: lines of hexadecimal digits inside blocks marked `hex`, in which
+    /// an empty line ends a frame and `|` begins a remark.
+    fn documented_frames() -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut inside = false;
+        for line in include_str!("../../docs/protocol.md").lines() {
+            if line.starts_with("```") {
+                inside = line == "```hex";
+                frames.push(Vec::new());
+            } else if line.is_empty() {
+                frames.push(Vec::new());
+            } else if inside {
+                let digits = line.split('|').next().unwrap().split_whitespace();
+                let bytes = digits.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+                frames.last_mut().unwrap().extend(bytes);
+            }
+        }
+        frames.retain(|frame| !frame.is_empty());
+        frames
+    }
+
+    #[test]
+    fn worked_example_of_the_document_is_what_the_codec_speaks() {
+        let (server, client) = example();
+        let mut expected = Vec::new();
+        for frame in &server {
+            let mut bytes = Vec::new();
+            frame.append_to(&mut bytes);
+            expected.push(bytes);
+        }
+        for frame in &client {
+            let mut bytes = Vec::new();
+            frame.append_to(&mut bytes);
+            expected.push(bytes);
+        }
+
+        let documented = documented_frames();
+
+        for (documented, expected) in documented.iter().zip(&expected) {
+            assert_eq!(documented, expected, "the codec says {expected:02x?}");
+        }
+        assert_eq!(documented.len(), expected.len());
+        let mut decoder = Decoder::of_server(0);
+        documented[..server.len()].iter().for_each(|bytes| decoder.push(bytes));
+        server
+            .iter()
+            .for_each(|frame| assert_eq!(decoder.server_frame().unwrap().as_ref(), Some(frame)));
+        let mut decoder = Decoder::of_client();
+        documented[server.len()..].iter().for_each(|bytes| decoder.push(bytes));
+        client
+            .iter()
+            .for_each(|frame| assert_eq!(decoder.client_frame().unwrap(), Some(*frame)));
+    }
+
+    #[test]
+    fn name_that_is_too_long_is_cut_where_a_character_ends() {
+        let (server, _) = example();
+        let ServerFrame::Hello(mut hello) = server[0].clone() else {
+            unreachable!()
+        };
+        hello.name = "\u{e4}".repeat(200);
+        let mut bytes = Vec::new();
+
+        ServerFrame::Hello(hello).append_to(&mut bytes);
+
+        let mut decoder = Decoder::of_server(0);
+        decoder.push(&bytes);
+        let Some(ServerFrame::Hello(hello)) = decoder.server_frame().unwrap() else {
+            panic!("no hello")
+        };
+        assert_eq!(hello.name, "\u{e4}".repeat(127));
+    }
+
+    #[test]
+    fn hello_with_impossible_fields_is_refused() {
+        let (server, _) = example();
+        let ServerFrame::Hello(hello) = server[0].clone() else {
+            unreachable!()
+        };
+        for (wrong, field) in [
+            (
+                Hello {
+                    oldest: 43,
+                    ..hello.clone()
+                },
+                "oldest sequence",
+            ),
+            (
+                Hello {
+                    max_message_bytes: (1 << 30) + 1,
+                    ..hello.clone()
+                },
+                "longest message",
+            ),
+            (
+                Hello {
+                    heartbeat_ms: 0,
+                    ..hello.clone()
+                },
+                "heartbeat interval or silence deadline",
+            ),
+            (
+                Hello {
+                    silence_ms: 600_001,
+                    ..hello.clone()
+                },
+                "heartbeat interval or silence deadline",
+            ),
+            (
+                Hello {
+                    silence_ms: 1000,
+                    ..hello
+                },
+                "heartbeat interval or silence deadline",
+            ),
+        ] {
+            let mut bytes = Vec::new();
+            ServerFrame::Hello(wrong).append_to(&mut bytes);
+            let mut decoder = Decoder::of_server(0);
+
+            decoder.push(&bytes);
+
+            assert_eq!(decoder.server_frame(), Err(FrameError::Field(field)));
+        }
+    }
+}
