@@ -1,7 +1,7 @@
 //! The service and its clients over real loopback sockets, in one process. Nobody sleeps to synchronise: every wait is
 //! for an event, and bounded.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -485,12 +485,12 @@ fn client_without_heartbeats_is_told_so_and_dropped() {
 #[test]
 fn idle_subscriber_lives_on_heartbeats_alone() {
     let mut host = Host::new(|options| {
-        options.heartbeat = Duration::from_millis(10);
-        options.silence_deadline = Duration::from_millis(120);
+        options.heartbeat = Duration::from_millis(20);
+        options.silence_deadline = Duration::from_millis(600);
     });
     let mut subscriber = host.join(Join::New);
 
-    let waited = subscriber.receive(Duration::from_millis(500), <[u8]>::len).unwrap();
+    let waited = subscriber.receive(Duration::from_millis(1000), <[u8]>::len).unwrap();
     host.publish(b"at last");
 
     assert_eq!(waited, Poll::Empty);
@@ -715,69 +715,89 @@ fn options_that_contradict_each_other_are_refused() {
     );
 }
 
-/// Says to the copy of this test that it is the one with few descriptors.
+/// Says to the copy of this test that it is the server with few descriptors.
 const FEW_DESCRIPTORS: &str = "LAPWING_TEST_FEW_DESCRIPTORS";
 
-#[test]
-fn service_recovers_when_descriptors_run_out() {
-    if std::env::var_os(FEW_DESCRIPTORS).is_some() {
-        return run_out_of_descriptors();
-    }
-    let name = "socket::tests::service_recovers_when_descriptors_run_out";
-    let copy = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(FEW_DESCRIPTORS, "1")
-        .output()
-        .unwrap();
+/// The copy, which is not left behind.
+struct Copy(std::process::Child);
 
-    assert!(copy.status.success(), "{}", String::from_utf8_lossy(&copy.stderr));
-    assert!(
-        String::from_utf8_lossy(&copy.stdout).contains("recovered after"),
-        "the copy did not run"
-    );
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-/// The test proper, in a process of its own since the limit holds for all of it.
-fn run_out_of_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let mut host = Host::new(|_| {});
-    let limit = Rlimit {
-        current: Some(48),
-        maximum: getrlimit(Resource::Nofile).maximum,
-    };
-    setrlimit(Resource::Nofile, limit).unwrap();
-    let mut joined = Vec::new();
-    let mut refused = 0;
+#[test]
+fn clients_are_turned_away_while_descriptors_are_short_and_served_again_afterwards() {
+    if std::env::var_os(FEW_DESCRIPTORS).is_some() {
+        return serve_with_few_descriptors();
+    }
+    let name = "clients_are_turned_away_while_descriptors_are_short_and_served_again_afterwards";
+    let copy = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            &format!("socket::tests::{name}"),
+            "--exact",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(FEW_DESCRIPTORS, "1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let mut copy = Copy(copy.unwrap());
+    let mut lines = std::io::BufReader::new(copy.0.stdout.take().unwrap()).lines();
+    let address = lines.find_map(|line| Some(line.unwrap().split_once("address=")?.1.parse().unwrap()));
+    let connect = || RemoteSubscriber::connect(&[address.unwrap()], Incarnation::NIL, Join::Oldest, PATIENCE);
 
-    // Each takes two descriptors of this process, one at each end.
-    while refused == 0 {
-        match RemoteSubscriber::connect(&[host.address], Incarnation::NIL, Join::New, PATIENCE) {
+    let mut joined = Vec::new();
+    let refused = loop {
+        match connect() {
             Ok(subscriber) => joined.push(subscriber),
-            Err(
+            Err(error) => break error,
+        }
+        assert!(joined.len() < 64, "descriptors do not run out");
+    };
+    let refused_again = connect().unwrap_err();
+    joined.truncate(joined.len() / 2);
+    let deadline = Instant::now() + PATIENCE;
+    let mut late = loop {
+        match connect() {
+            Ok(subscriber) => break subscriber,
+            Err(_) => assert!(Instant::now() < deadline, "nobody is served any more"),
+        }
+    };
+
+    for error in [refused, refused_again] {
+        assert!(
+            matches!(
+                error,
                 RemoteError::Rejected {
                     code: RejectCode::TooManyConnections,
                     ..
                 }
-                | RemoteError::Connect { .. },
-            ) => {
-                refused += 1;
-            }
-            Err(error) => panic!("{error:?}"),
-        }
+            ),
+            "{error:?}"
+        );
     }
-    // Nothing is left now. A client of the backlog alone takes a descriptor that the service wants to accept with.
-    let last = joined.pop().unwrap();
-    drop(last);
-    let waiting = TcpStream::connect(host.address);
-    let start = Instant::now();
-    joined.truncate(joined.len() / 2);
-    drop(waiting);
-    let mut late = host.join(Join::New);
-    host.publish(b"still served");
-
     expect(&mut late, 0, b"still served");
     for subscriber in &mut joined {
         expect(subscriber, 0, b"still served");
     }
-    println!("recovered after {:?}: {:?}", start.elapsed(), host.service.stats());
+}
+
+/// A server in a process of its own, since the limit holds for all of it. Serves until its input ends.
+fn serve_with_few_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut host = Host::new(|_| {});
+    host.publish(b"still served");
+    let limit = Rlimit {
+        current: Some(32),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+
+    println!("address={}", host.address);
+
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
