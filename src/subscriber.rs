@@ -384,3 +384,6 @@ impl Subscriber {
         &self.segment
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Subscribers of real segments in this process: joining, waiting, draining, and the account at full speed.
+
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::discovery::ServerName;
+use crate::server::{Server, ServerOptions};
+
+/// Long enough for anything here; a test that needs it has failed.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
+fn server(dir: &tempfile::TempDir, slots: u64) -> Server {
+    let mut options = ServerOptions::new("stream".parse::<ServerName>().unwrap());
+    options.info_dir = dir.path().to_owned();
+    options.listen = Vec::new();
+    options.slots = Some(slots);
+    Server::start(options).unwrap()
+}
+
+fn subscribe(server: &Server, join: Join) -> Subscriber {
+    let memory = server.info().shared_memory.unwrap();
+    Subscriber::attach(memory.id, server.info().incarnation, Some(server.info().uid), join).unwrap()
+}
+
+fn sequence<T>(outcome: &Poll<T>) -> Option<u64> {
+    match outcome {
+        Poll::Message(received) => Some(received.sequence),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_join_starts_where_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 16);
+    for i in 0..20_u8 {
+        server.publisher().publish(&[i]).unwrap();
+    }
+
+    for (join, cursor) in [
+        (Join::New, 20),
+        (Join::Latest(3), 17),
+        (Join::Latest(1000), 4),
+        (Join::Oldest, 4),
+        (Join::Sequence(18), 18),
+        (Join::Sequence(25), 25),
+    ] {
+        assert_eq!(subscribe(&server, join).cursor(), cursor, "{join:?}");
+    }
+    assert_eq!(
+        subscribe(&server, Join::Sequence(1)).poll(|_| ()),
+        Poll::Lapped { first: 1, missed: 3 }
+    );
+}
+
+#[test]
+fn segment_of_another_incarnation_or_owner_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, 16);
+    let id = server.info().shared_memory.unwrap().id;
+
+    let foreign = Subscriber::attach(id, Incarnation::random().unwrap(), None, Join::New);
+    let stranger = Subscriber::attach(id, server.info().incarnation, Some(4_000_000_001), Join::New);
+
+    assert!(matches!(foreign, Err(AttachError::Foreign { .. })), "{foreign:?}");
+    assert!(
+        matches!(
+            stranger,
+            Err(AttachError::Owner {
+                expected: 4_000_000_001,
+                ..
+            })
+        ),
+        "{stranger:?}"
+    );
+}
+
+#[test]
+fn typed_messages_come_back_and_other_lengths_are_none() {
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+    struct Quote {
+        bid: f64,
+        ask: f64,
+        size: u64,
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 16);
+    let mut subscriber = subscribe(&server, Join::New);
+    let quote = Quote {
+        bid: 1.25,
+        ask: 1.5,
+        size: 7,
+    };
+    server.publisher().publish_typed(&quote).unwrap();
+    server.publisher().publish(b"other").unwrap();
+
+    let first = subscriber.poll_typed::<Quote>();
+    let second = subscriber.poll_typed::<Quote>();
+
+    assert!(matches!(first, Poll::Message(received) if received.value == Some(quote)));
+    assert!(matches!(second, Poll::Message(received) if received.value.is_none()));
+}
+
+#[test]
+fn loan_publishes_what_was_written_to_it_and_nothing_if_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 16);
+    let mut subscriber = subscribe(&server, Join::New);
+    let pieces: Vec<&[u8]> = vec![b"a", b"bcdefgh", b"", b"ijklmnopqrstu", b"vw", b"xyz0123456789"];
+    let whole = pieces.concat();
+    for room in [whole.len(), 1000] {
+        let mut loan = server.publisher().loan(room).unwrap();
+        pieces.iter().for_each(|piece| loan.push(piece).unwrap());
+        assert_eq!(loan.remaining(), room - whole.len());
+        if room == whole.len() {
+            assert_eq!(
+                loan.push(b"!"),
+                Err(crate::PublishError::TooLong {
+                    len: room + 1,
+                    max: room
+                })
+            );
+        }
+        loan.commit_tagged(9);
+        drop(server.publisher().loan(room).unwrap());
+    }
+
+    let mut bytes = Vec::new();
+    for sequence in 0..2 {
+        let outcome = subscriber.poll_into(&mut bytes);
+        assert!(
+            matches!(outcome, Poll::Message(m) if (m.sequence, m.tag) == (sequence, 9)),
+            "{outcome:?}"
+        );
+        assert_eq!(bytes, whole);
+    }
+    assert_eq!(subscriber.poll_into(&mut bytes), Poll::Empty);
+}
+
+#[test]
+fn drain_gives_every_outcome_in_order_up_to_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 8);
+    let mut subscriber = subscribe(&server, Join::New);
+    for i in 0..10_u8 {
+        server.publisher().publish(&[i]).unwrap();
+    }
+    server.end_stream();
+
+    let mut outcomes = Vec::new();
+    let few = subscriber.drain(3, |view| view.len(), |outcome| outcomes.push(outcome));
+    let rest = subscriber.drain(100, |view| view.len(), |outcome| outcomes.push(outcome));
+
+    // The end takes a slot as well: of eight, seven hold messages.
+    assert_eq!((few, rest), (3, 4));
+    assert_eq!(outcomes[0], Poll::Lapped { first: 0, missed: 3 });
+    assert!(
+        outcomes[1..8]
+            .iter()
+            .zip(3..)
+            .all(|(outcome, expected)| sequence(outcome) == Some(expected))
+    );
+    assert_eq!(outcomes[8..], [Poll::Ended]);
+}
+
+#[test]
+fn nothing_can_be_published_after_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 8);
+    server.end_stream();
+
+    assert_eq!(server.publisher().publish(b""), Err(crate::PublishError::Ended));
+    assert!(server.publisher().loan(0).is_err());
+}
+
+#[test]
+fn every_strategy_waits_for_a_message_for_the_end_and_for_the_time() {
+    for strategy in [WaitStrategy::Adaptive, WaitStrategy::Spin, WaitStrategy::Block] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = server(&dir, 64);
+        let mut subscriber = subscribe(&server, Join::New).with_strategy(strategy);
+        assert_eq!(subscriber.receive(Duration::from_millis(1), |_| ()), Poll::Empty);
+        let (told, waits) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            loop {
+                told.send(()).unwrap();
+                match subscriber.receive(WATCHDOG, |view| view.len()) {
+                    Poll::Message(_) => {}
+                    other => return (other, subscriber.server_state()),
+                }
+            }
+        });
+
+        for _ in 0..100 {
+            waits.recv_timeout(WATCHDOG).unwrap();
+            server.publisher().publish(b"wake").unwrap();
+        }
+        waits.recv_timeout(WATCHDOG).unwrap();
+        server.end_stream();
+
+        assert_eq!(
+            reader.join().unwrap(),
+            (Poll::Ended, ServerState::Ended),
+            "{strategy:?}"
+        );
+    }
+}
+
+#[test]
+fn sequence_beyond_the_end_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 8);
+    let mut subscriber = subscribe(&server, Join::Sequence(1000));
+    server.end_stream();
+
+    assert_eq!(subscriber.receive(WATCHDOG, |_| ()), Poll::Ended);
+}
+
+/// What message `sequence` holds: a length and bytes that follow from the sequence.
+fn payload(sequence: u64, out: &mut Vec<u8>) {
+    let len = (sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize % 700;
+    out.clear();
+    out.resize(len, sequence as u8);
+    out.extend_from_slice(&sequence.to_ne_bytes());
+}
+
+#[test]
+fn at_full_speed_nothing_is_torn_and_the_account_is_exact() {
+    const MESSAGES: u64 = 300_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 256);
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let mut subscriber = subscribe(&server, Join::Oldest);
+            thread::spawn(move || {
+                let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+                let (mut received, mut missed) = (0, 0);
+                loop {
+                    let outcome = subscriber.receive(WATCHDOG, |view| {
+                        bytes.clear();
+                        view.append_to(&mut bytes);
+                    });
+                    match outcome {
+                        Poll::Message(message) => {
+                            payload(message.sequence, &mut expected);
+                            assert!(bytes == expected && message.tag == message.sequence, "torn {message:?}");
+                            received += 1;
+                        }
+                        Poll::Lapped { missed: more, .. } => missed += more,
+                        Poll::Ended => return (received, missed),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            })
+        })
+        .collect();
+
+    let mut bytes = Vec::new();
+    for sequence in 0..MESSAGES {
+        payload(sequence, &mut bytes);
+        server.publisher().publish_tagged(sequence, &bytes).unwrap();
+    }
+    server.end_stream();
+
+    for reader in readers {
+        let (received, missed) = reader.join().unwrap();
+        assert!(received > 0);
+        assert_eq!(received + missed, MESSAGES);
+    }
+}
