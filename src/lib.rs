@@ -37,6 +37,9 @@ mod liveness;
 #[cfg(not(loom))]
 mod subscriber;
 
+#[cfg(all(feature = "cli", not(loom)))]
+pub mod cli;
+
 #[cfg(not(loom))]
 pub mod socket;
 

@@ -1,0 +1,315 @@
+//! What the commands `server` and `client` share: reading arguments, exit codes, telling errors, the log, signals.
+//!
+//! Programs that link the library have no use for it and leave the feature `cli` off.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::{pipe, unregister};
+
+/// What the commands exit with.
+pub mod exit {
+    /// All went well.
+    pub const FINE: u8 = 0;
+    /// Something failed; standard error says what.
+    pub const ERROR: u8 = 1;
+    /// The arguments make no sense. Nothing was started.
+    pub const USAGE: u8 = 2;
+    /// The client found no server.
+    pub const NO_SERVER: u8 = 3;
+    /// Messages were missed, and `--fail-on-gap` asked to be told.
+    pub const GAP: u8 = 4;
+    /// The time limit passed.
+    pub const TIME_LIMIT: u8 = 124;
+}
+
+/// Reads a size in bytes: `4096`, `64K`, `1.5MiB`. All units are powers of 1024. For clap's `value_parser`.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn size(text: &str) -> Result<u64, String> {
+    parse_size::Config::new()
+        .with_binary()
+        .parse_size(text)
+        .map_err(|error| format!("{error}; write bytes or a size like 64K, 1M, 2G"))
+}
+
+/// Reads a time: `1s`, `500ms`, `1m 30s`. For clap's `value_parser`.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write a time like 500ms, 1s, 2m"))
+}
+
+/// How much the log tells on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What went wrong.
+    Error,
+    /// And what may go wrong.
+    #[default]
+    Warn,
+    /// And what happens.
+    Info,
+    /// And why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::Off,
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}
+
+/// Sends the log to standard error, as lines `COMMAND: LEVEL: MESSAGE` without colour. To be called once.
+pub fn start_log(command: &'static str, level: LogLevel) {
+    let written = env_logger::Builder::new()
+        .filter_level(level.into())
+        .format(move |out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "{command}: {level}: {}", Escaped(&record.args().to_string()))
+        })
+        .try_init();
+    // A second call changes nothing; the first log stays.
+    drop(written);
+}
+
+/// Shows a text on one line of a terminal, whatever a stranger put into it: control characters become escapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Besides the C0 and C1 controls, those that turn the direction of text around or break its line.
+        let hidden = |character: char| {
+            character.is_control()
+                || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        for part in self.0.split_inclusive(hidden) {
+            match part.chars().next_back() {
+                Some(last) if hidden(last) => {
+                    f.write_str(&part[..part.len() - last.len_utf8()])?;
+                    last.escape_default().fmt(f)?;
+                }
+                _ => f.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An error in a command's own words, with what caused it.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// An error that nothing else caused.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            cause: None,
+        }
+    }
+
+    /// An error and its cause.
+    #[must_use]
+    pub fn caused(message: impl Into<String>, cause: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            message: message.into(),
+            cause: Some(Box::new(cause)),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_ref().map(|cause| &**cause as _)
+    }
+}
+
+/// An error and its causes on one line: `message: cause: cause of that`.
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some errors repeat their cause already.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    Escaped(&line).to_string()
+}
+
+/// Tells an error and its causes on one line of standard error: `COMMAND: message: cause`.
+pub fn print_error(command: &str, error: &dyn Error) {
+    say(&format!("{command}: {}", one_line(error)));
+}
+
+/// Writes a line to standard error. Unlike `eprintln!` it does not panic if nobody is there to read it.
+pub fn say(line: &str) {
+    // If standard error is gone there is nobody to tell.
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Whether an error means that the reader of our output went away, as `head` does. That is success.
+#[must_use]
+pub fn is_broken_pipe(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// SIGINT, SIGTERM and SIGHUP as something to read: a descriptor that becomes readable when one arrives, for `poll` or
+/// an event loop. SIGHUP stays ignored if it was when the program began, as `nohup` wants it.
+///
+/// Without it those signals end the process at once; with it they do nothing until somebody looks here.
+#[derive(Debug)]
+pub struct Signals {
+    arrived: UnixStream,
+    registered: Vec<SigId>,
+}
+
+impl Signals {
+    /// Begins to catch the signals.
+    ///
+    /// # Errors
+    /// If there are no descriptors left, or the kernel refuses.
+    pub fn catch() -> io::Result<Self> {
+        let (arrived, raised) = UnixStream::pair()?;
+        arrived.set_nonblocking(true)?;
+        let mut signals = Self {
+            arrived,
+            registered: Vec::new(),
+        };
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if signal != SIGHUP || !is_ignored(SIGHUP) {
+                signals.registered.push(pipe::register(signal, raised.try_clone()?)?);
+            }
+        }
+        Ok(signals)
+    }
+
+    /// Takes the signals that have arrived since the last look. Returns whether there were any. Never blocks.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        let mut any = false;
+        while matches!((&self.arrived).read(&mut [0; 64]), Ok(1..)) {
+            any = true;
+        }
+        any
+    }
+
+    /// Waits until a signal arrives or `timeout` has passed. Returns whether one did; it is taken.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let timeout = timeout.try_into().ok();
+        let mut fds = [rustix::event::PollFd::new(&self.arrived, rustix::event::PollFlags::IN)];
+        // Interrupted by a signal or not: the look tells.
+        let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+        self.take()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.arrived.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.registered.drain(..) {
+            unregister(id);
+        }
+    }
+}
+
+/// Whether this process was started with `signal` ignored (proc(5), `SigIgn`).
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_1024_and_never_wrap() {
+        assert_eq!(size("64K"), Ok(65536));
+        assert_eq!(size("64kB"), Ok(65536));
+        assert_eq!(size("1MiB"), Ok(1 << 20));
+        assert_eq!(size("4096"), Ok(4096));
+        for wrong in ["", "K", "64X", "-1", "99999999999G"] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "1", "1 parsec", "-1s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_strangers_text_cannot_steer_the_terminal() {
+        let text = "pr\u{eb}ces\u{1b}[2J\n\u{9b}x\u{202e}";
+
+        assert_eq!(Escaped(text).to_string(), "pr\u{eb}ces\\u{1b}[2J\\n\\u{9b}x\\u{202e}");
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_on_one_line_and_none_twice() {
+        let inner = Failure::caused("cannot read \"a\nb\"", io::Error::other("disk on fire"));
+        let outer = Failure::caused("cannot start: disk on fire", io::Error::other("disk on fire"));
+
+        assert_eq!(one_line(&inner), "cannot read \"a\\nb\": disk on fire");
+        assert_eq!(one_line(&outer), "cannot start: disk on fire");
+    }
+
+    #[test]
+    fn signals_become_readable_and_are_taken_once() {
+        let signals = Signals::catch().unwrap();
+        assert!(!signals.take());
+
+        signal_hook::low_level::raise(SIGTERM).unwrap();
+
+        assert!(signals.wait(Duration::from_secs(10)));
+        assert!(!signals.take());
+    }
+}
