@@ -1,0 +1,425 @@
+//! The arguments of `server`. Their comments are the help text.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgGroup, CommandFactory, Parser};
+use lapwing::cli::{self, Failure, LogLevel};
+use lapwing::discovery::ServerName;
+use lapwing::layout::{Geometry, GeometryError};
+use lapwing::socket::frame::MAX_MESSAGE_BYTES;
+use lapwing::{Access, ServerOptions};
+
+use crate::group;
+use crate::source::generate::MIN_BYTES;
+use crate::source::pace::Rate;
+use crate::source::push_listener::{PushAccess, PushAddress, PushListener};
+use crate::source::{Follow, Generate, Input, Push, Repeat, Source};
+
+const EXAMPLES: &str = "\
+Examples:
+  server                                       publish what you type, a message per line
+  tail -F app.log | server --name app          publish another program's output
+  server --file prices.csv --exit-at-end       publish a file and leave once everybody has read it
+  server --file app.log --follow-file          publish a log as it grows, across rotation
+  server --generate --rate 1000000/s --stats 1s
+  server --publish-listen unix:./push.sock     publish what other programs push
+
+Exit codes:
+  0  the input ended, or SIGINT, SIGTERM or SIGHUP asked to stop
+  1  an error, told on standard error
+  2  arguments that make no sense";
+
+/// Publishes a stream of messages for any number of clients, over shared memory and TCP.
+///
+/// After its input has ended it goes on serving what the ring retains until it is stopped by SIGINT, SIGTERM or SIGHUP,
+/// unless --exit-at-end is given. Nothing is written to standard output.
+#[derive(Debug, Parser)]
+#[command(name = "server", version, after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("source").multiple(false), group = ArgGroup::new("counted"))]
+pub struct Args {
+    /// What clients know this server by [default: after the source, and new in the directory]
+    #[arg(long, help_heading = "Announcement", value_name = "NAME")]
+    pub name: Option<ServerName>,
+
+    /// Directory where clients find it; made if it does not exist
+    #[arg(long, help_heading = "Announcement", value_name = "DIR", default_value = "./info")]
+    info_dir: PathBuf,
+
+    /// Room for messages that are too long for a slot: a power of two, like 64K or 1M
+    #[arg(long, help_heading = "Ring", value_name = "SIZE", default_value = "64K", value_parser = cli::size)]
+    ring_size: u64,
+
+    /// How many messages are retained at most: a power of two [default: by the ring's size]
+    #[arg(long, help_heading = "Ring", value_name = "N")]
+    slots: Option<u64>,
+
+    /// Bytes of a slot: a power of two from 64; a message that is 32 bytes shorter lies in its slot
+    #[arg(long, help_heading = "Ring", value_name = "SIZE", default_value = "128", value_parser = cli::size)]
+    slot_size: u64,
+
+    /// Longest message, at most the ring's size [default: a quarter of it]
+    #[arg(long, help_heading = "Ring", value_name = "SIZE", value_parser = cli::size)]
+    max_message: Option<u64>,
+
+    /// Address to serve clients on over TCP; port 0 lets the kernel choose; may be given more than once
+    /// [default: 127.0.0.1:0]
+    #[arg(
+        long,
+        help_heading = "Who can read",
+        value_name = "ADDR:PORT",
+        conflicts_with = "no_socket"
+    )]
+    listen: Vec<SocketAddr>,
+
+    /// Address to announce instead of those listened on; may be given more than once
+    #[arg(
+        long,
+        help_heading = "Who can read",
+        value_name = "ADDR:PORT",
+        conflicts_with = "no_socket"
+    )]
+    advertise: Vec<SocketAddr>,
+
+    /// Serve through shared memory only
+    #[arg(long, help_heading = "Who can read", conflicts_with_all = ["no_shm", "max_connections"])]
+    no_socket: bool,
+
+    /// Serve over TCP only
+    #[arg(long, help_heading = "Who can read", conflicts_with_all = ["mode", "group"])]
+    no_shm: bool,
+
+    /// Most TCP connections at a time [default: 10000]
+    #[arg(long, help_heading = "Who can read", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_connections: Option<u64>,
+
+    /// Who may read the shared memory, as the octal mode of a file [default: 0644]
+    #[arg(long, help_heading = "Who can read", value_name = "MODE", value_parser = mode)]
+    mode: Option<u32>,
+
+    /// Group that the shared memory is given to: a name or a number
+    #[arg(long, help_heading = "Who can read", value_name = "GROUP", value_parser = group::number_of)]
+    group: Option<u32>,
+
+    /// Publish the lines of this file [default: those of standard input]
+    #[arg(long, help_heading = "Source, one of", value_name = "PATH", group = "source")]
+    file: Option<PathBuf>,
+
+    /// Go on reading as the file grows, and when another takes its place
+    #[arg(long, help_heading = "Source, one of", requires = "file")]
+    follow_file: bool,
+
+    /// Publish this text again and again
+    #[arg(long, help_heading = "Source, one of", value_name = "TEXT", groups = ["source", "counted"])]
+    message: Option<String>,
+
+    /// Time from one --message to the next; 0s for as fast as can be [default: 1s]
+    #[arg(long, help_heading = "Source, one of", value_name = "TIME", requires = "message", value_parser = cli::duration)]
+    interval: Option<Duration>,
+
+    /// Publish messages that can be checked, made up as docs/sources.md says
+    #[arg(long, help_heading = "Source, one of", groups = ["source", "counted"])]
+    generate: bool,
+
+    /// Bytes of a generated message, from 16 [default: 64]
+    #[arg(long, help_heading = "Source, one of", value_name = "SIZE", requires = "generate", value_parser = cli::size)]
+    size: Option<u64>,
+
+    /// How many to generate: a number per second like 1000/s, or max [default: 1000/s]
+    #[arg(long, help_heading = "Source, one of", value_name = "N/s", requires = "generate")]
+    rate: Option<Rate>,
+
+    /// End after so many messages
+    #[arg(long, help_heading = "Source, one of", value_name = "N", requires = "counted")]
+    count: Option<u64>,
+
+    /// Publish binary messages from standard input, framed as docs/sources.md says
+    #[arg(long, help_heading = "Source, one of", group = "source")]
+    framed: bool,
+
+    /// Publish what programs push to this address, framed in the same way: ADDR:PORT or unix:PATH
+    #[arg(long, help_heading = "Source, one of", value_name = "ADDR", group = "source")]
+    publish_listen: Option<PushAddress>,
+
+    /// Let --publish-listen take an address that other machines reach: whoever reaches it can publish
+    #[arg(long, help_heading = "Source, one of", requires = "publish_listen")]
+    publish_remote: bool,
+
+    /// Who may push to a unix socket, as the octal mode of a file; --group applies, too [default: 0600]
+    #[arg(long, help_heading = "Source, one of", value_name = "MODE", requires = "publish_listen", value_parser = mode)]
+    publish_mode: Option<u32>,
+
+    /// Leave when the input has ended and every client has read all of it
+    #[arg(long, help_heading = "Running", conflicts_with_all = ["follow_file", "publish_listen"])]
+    exit_at_end: bool,
+
+    /// How long to wait for clients then [default: 10s]
+    #[arg(long, help_heading = "Running", value_name = "TIME", requires = "exit_at_end", value_parser = cli::duration)]
+    linger: Option<Duration>,
+
+    /// Print statistics on standard error so often, and at the end
+    #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = interval)]
+    pub stats: Option<Duration>,
+
+    /// What to tell on standard error
+    #[arg(long, help_heading = "Running", value_name = "LEVEL", value_enum, default_value_t)]
+    pub log_level: LogLevel,
+}
+
+/// Reads the mode of a file, of which only the owner may have the right to write.
+fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    u32::from_str_radix(digits, 8)
+        .ok()
+        .filter(|mode| mode & !0o777 == 0)
+        .ok_or_else(|| "write an octal mode like 0644, 0640 or 0600".to_owned())
+}
+
+/// Reads a time that is not zero.
+fn interval(text: &str) -> Result<Duration, String> {
+    match cli::duration(text)? {
+        Duration::ZERO => Err("give a time longer than zero, like 1s".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
+impl Args {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// What makes no sense, and what would.
+    pub fn check(self) -> Result<Self, clap::Error> {
+        // The number of slots that stands for a default is always possible.
+        let slots = self.slots.unwrap_or(1024);
+        if let Err(error) = Geometry::new(slots, self.slot_size, self.ring_size, self.max_message) {
+            return Err(wrong(&with_advice(&error)));
+        }
+        let longest_frame = MAX_MESSAGE_BYTES as u64;
+        if !self.no_socket && self.max_message.is_some_and(|max| max > longest_frame) {
+            return Err(wrong(&format!(
+                "--max-message is up to {longest_frame} over TCP; give less, or --no-socket"
+            )));
+        }
+        if self.size.is_some_and(|size| size < MIN_BYTES as u64) {
+            return Err(wrong(
+                "--size is from 16 on: a generated message holds a sequence and a time",
+            ));
+        }
+        if self.advertise.iter().any(|address| address.port() == 0) {
+            return Err(wrong(
+                "--advertise needs the port that clients are to connect to, not 0",
+            ));
+        }
+        match &self.publish_listen {
+            Some(PushAddress::Tcp(address)) if self.publish_mode.is_some() => {
+                return Err(wrong(&format!("--publish-mode is for unix sockets, not for {address}")));
+            }
+            Some(PushAddress::Tcp(address)) if !address.ip().is_loopback() && !self.publish_remote => {
+                return Err(wrong(&format!(
+                    "whoever reaches {address} could publish; listen on 127.0.0.1 or a unix socket, or give \
+                     --publish-remote if that is what you want"
+                )));
+            }
+            _ => {}
+        }
+        Ok(self)
+    }
+
+    /// How to start a server of this name.
+    pub fn options(&self, name: ServerName) -> ServerOptions {
+        let mut options = ServerOptions::new(name);
+        options.info_dir.clone_from(&self.info_dir);
+        options.ring_bytes = self.ring_size;
+        options.slots = self.slots;
+        options.slot_bytes = self.slot_size;
+        options.max_message_bytes = self.max_message;
+        options.shared_memory = !self.no_shm;
+        options.access = Access {
+            mode: self.mode.unwrap_or(options.access.mode),
+            group: self.group,
+        };
+        options.advertise.clone_from(&self.advertise);
+        if self.no_socket {
+            options.listen.clear();
+        } else if !self.listen.is_empty() {
+            options.listen.clone_from(&self.listen);
+        }
+        if let Some(most) = self.max_connections {
+            options.max_connections = usize::try_from(most).unwrap_or(usize::MAX);
+        }
+        options
+    }
+
+    /// What the server is called after if it was given no name.
+    pub fn namesake(&self) -> Option<&std::path::Path> {
+        self.file.as_deref()
+    }
+
+    /// How long to wait for clients once the input has ended; `None` to go on serving.
+    pub fn patience(&self) -> Option<Duration> {
+        const DEFAULT: Duration = Duration::from_secs(10);
+        self.exit_at_end.then(|| self.linger.unwrap_or(DEFAULT))
+    }
+
+    /// Opens the source.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn source(&self) -> Result<Source, Failure> {
+        const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+        const DEFAULT_SIZE: u64 = 64;
+        const DEFAULT_RATE: Rate = Rate::PerSecond(NonZeroU64::new(1000).expect("1000 is not 0"));
+        const DEFAULT_PUBLISH_MODE: u32 = 0o600;
+        Ok(if let Some(path) = &self.file {
+            if self.follow_file {
+                Source::Follow(Follow::open(path)?)
+            } else {
+                Source::Lines(Input::open(path)?)
+            }
+        } else if let Some(text) = &self.message {
+            Source::Repeat(Repeat {
+                text: text.clone(),
+                interval: self.interval.unwrap_or(DEFAULT_INTERVAL),
+                count: self.count,
+            })
+        } else if self.generate {
+            Source::Generate(Generate {
+                size: usize::try_from(self.size.unwrap_or(DEFAULT_SIZE)).unwrap_or(usize::MAX),
+                rate: self.rate.unwrap_or(DEFAULT_RATE),
+                count: self.count,
+            })
+        } else if let Some(address) = &self.publish_listen {
+            let access = PushAccess {
+                mode: self.publish_mode.unwrap_or(DEFAULT_PUBLISH_MODE),
+                group: self.group,
+            };
+            Source::Push(Push::new(PushListener::bind(address, access)?)?)
+        } else if self.framed {
+            Source::Frames(Input::stdin())
+        } else {
+            Source::Lines(Input::stdin())
+        })
+    }
+}
+
+fn wrong(message: &str) -> clap::Error {
+    Args::command().error(ErrorKind::ValueValidation, message)
+}
+
+fn with_advice(error: &GeometryError) -> String {
+    match *error {
+        GeometryError::PowerOfTwo { value, min, max, .. } => {
+            let above = value.clamp(min, max).checked_next_power_of_two().unwrap_or(max);
+            format!("{error}; {above} is")
+        }
+        GeometryError::MaxMessage { .. } => format!("{error}; give another --max-message or a larger --ring-size"),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("server").chain(arguments.split_whitespace()))?.check()
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_arguments() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_done() {
+        let args = parse(
+            "--ring-size 1M --slots 4096 --slot-size 256 --max-message 1K --mode 0600 --group 7 --max-connections 5 \
+             --listen [::1]:0 --listen 127.0.0.1:4000 --advertise 10.0.0.1:4000 --info-dir /tmp/x",
+        )
+        .unwrap();
+
+        let options = args.options("n".parse().unwrap());
+
+        assert_eq!((options.ring_bytes, options.slots), (1 << 20, Some(4096)));
+        assert_eq!((options.slot_bytes, options.max_message_bytes), (256, Some(1024)));
+        assert_eq!(
+            options.access,
+            Access {
+                mode: 0o600,
+                group: Some(7)
+            }
+        );
+        assert_eq!((options.listen.len(), options.advertise.len()), (2, 1));
+        assert_eq!(options.max_connections, 5);
+        assert_eq!(options.info_dir, PathBuf::from("/tmp/x"));
+    }
+
+    #[test]
+    fn without_arguments_the_librarys_defaults_hold() {
+        let name: ServerName = "n".parse().unwrap();
+
+        let options = parse("").unwrap().options(name.clone());
+
+        assert_eq!(format!("{options:?}"), format!("{:?}", ServerOptions::new(name)));
+    }
+
+    #[test]
+    fn arguments_that_make_no_sense_are_refused() {
+        for arguments in [
+            "--no-socket --no-shm",
+            "--no-socket --listen 127.0.0.1:0",
+            "--no-shm --mode 0600",
+            "--file a --generate",
+            "--message a --framed",
+            "--follow-file",
+            "--interval 1s",
+            "--count 5",
+            "--count 5 --file a",
+            "--size 64",
+            "--generate --size 15",
+            "--generate --rate 0/s",
+            "--slots 1000",
+            "--ring-size 100K",
+            "--slot-size 32",
+            "--max-message 128K",
+            "--max-message 0",
+            "--max-message 2G --ring-size 4G",
+            "--max-connections 0",
+            "--mode 0999",
+            "--mode 1777",
+            "--group no-such-group-anywhere",
+            "--name a/b",
+            "--listen nowhere",
+            "--advertise 10.0.0.1:0",
+            "--linger 1s",
+            "--exit-at-end --publish-listen 127.0.0.1:0",
+            "--exit-at-end --file a --follow-file",
+            "--publish-listen 0.0.0.0:4000",
+            "--publish-listen 127.0.0.1:0 --publish-mode 0600",
+            "--publish-remote",
+            "--stats 0s",
+            "--log-level loud",
+            "leftover",
+        ] {
+            let error = parse(arguments).expect_err(arguments);
+
+            assert_eq!(error.exit_code(), 2, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_is_no_power_of_two_is_answered_with_one_that_is() {
+        let error = parse("--slots 1000").unwrap_err().to_string();
+
+        assert!(error.contains("1024"), "{error}");
+    }
+
+    #[test]
+    fn the_risk_of_remote_pushers_can_be_taken() {
+        assert!(parse("--publish-listen 0.0.0.0:0 --publish-remote").is_ok());
+        assert!(parse("--publish-listen [::1]:0").is_ok());
+    }
+}
