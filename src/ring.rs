@@ -544,6 +544,9 @@ impl Reader {
     }
 }
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]

@@ -1,0 +1,183 @@
+//! The ring under a fuzzer: a publisher and a reader that take their orders from bytes, and a vandal who overwrites any
+//! word at any time, also while a message is being looked at.
+//!
+//! Until the vandal comes, every message must be whole and every loss counted. After that there is only what a hostile
+//! publisher must not achieve: a panic, a look outside of the ring, or a cursor that goes back.
+
+use super::*;
+
+/// Orders, to be taken byte by byte. Zeros follow the last.
+struct Orders<'a>(&'a [u8]);
+
+impl Orders<'_> {
+    fn byte(&mut self) -> u8 {
+        let Some((&first, rest)) = self.0.split_first() else {
+            return 0;
+        };
+        self.0 = rest;
+        first
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
+    }
+}
+
+/// The publisher and the vandal, who share the memory.
+struct Writers<'m> {
+    memory: &'m [AtomicU64],
+    writer: Writer,
+    /// The length of every message, by sequence.
+    lens: Vec<usize>,
+    has_ended: bool,
+    /// The vandal was here.
+    is_spoilt: bool,
+}
+
+/// The payload of message `sequence`.
+fn payload(sequence: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (sequence as usize * 31 + i) as u8).collect()
+}
+
+impl Writers<'_> {
+    fn carry_out(&mut self, order: u8, orders: &mut Orders<'_>) {
+        let longest = self.writer.geometry().max_message_bytes();
+        match order % 8 {
+            0 | 1 => self.publish(usize::from(orders.byte()) % (longest + 1)),
+            2 => self.publish(usize::from(orders.u16()) % (longest + 1)),
+            3 => (0..orders.byte() % 32).for_each(|_| self.publish(8)),
+            4 if !self.has_ended => {
+                // Begun and given up.
+                self.writer
+                    .begin(self.memory, usize::from(orders.u16()) % (longest + 1));
+            }
+            5 | 6 => self.vandalise(orders),
+            7 if order > 240 => self.end(),
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, len: usize) {
+        if !self.has_ended {
+            let sequence = self.writer.next();
+            self.lens.push(len);
+            self.writer
+                .publish(self.memory, &payload(sequence, len), sequence, !sequence);
+        }
+    }
+
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.writer.close(self.memory);
+        }
+    }
+
+    /// Overwrites a word: most often one that means something, with a value that nearly does.
+    fn vandalise(&mut self, orders: &mut Orders<'_>) {
+        self.is_spoilt = true;
+        let slot = self.writer.geometry().slot_at(u64::from(orders.byte()));
+        let word = match orders.byte() % 8 {
+            word @ 0..=4 => slot + usize::from(word),
+            5 => HEAD_WORD,
+            6 => FLOOR_WORD,
+            _ => usize::from(orders.u16()) % self.memory.len(),
+        };
+        let near = u64::from(orders.byte());
+        let value = match orders.byte() % 6 {
+            0 => orders.u64(),
+            1 => self.writer.next().wrapping_add(near) << 2 | u64::from(orders.byte() & 3),
+            2 => LARGE | near * 64,
+            3 => near,
+            4 => u64::MAX - near,
+            _ => self.memory[word].load(Ordering::Relaxed) ^ 1 << (near % 64),
+        };
+        self.memory[word].store(value, Ordering::Relaxed);
+    }
+}
+
+/// Polls once, with the next order carried out while a message is looked at.
+fn poll(reader: &mut Reader, writers: &mut Writers<'_>, orders: &mut Orders<'_>) {
+    let wanted = reader.cursor();
+    let memory = writers.memory;
+    let outcome = reader.poll(Words::new(memory), |view| {
+        let mut bytes = Vec::new();
+        view.append_to(&mut bytes);
+        let offset = usize::from(orders.byte());
+        assert_eq!(view.read::<[u8; 11]>(offset).is_some(), offset + 11 <= view.len());
+        assert_eq!((bytes.len(), view.words().len()), (view.len(), words_for(view.len())));
+        let order = orders.byte();
+        writers.carry_out(order, orders);
+        bytes
+    });
+    let moved_to = match &outcome {
+        Poll::Message(received) => {
+            assert_eq!((received.sequence, received.len), (wanted, received.value.len()));
+            wanted + 1
+        }
+        Poll::Lapped { first, missed } => {
+            assert!(*first == wanted && *missed > 0);
+            wanted + missed
+        }
+        _ => wanted,
+    };
+    assert_eq!(reader.cursor(), moved_to);
+    if !writers.is_spoilt {
+        check_unspoilt(wanted, &outcome, writers);
+    }
+}
+
+/// Checks what only an honest publisher's stream promises.
+fn check_unspoilt(wanted: u64, outcome: &Poll<Vec<u8>>, writers: &Writers<'_>) {
+    let head = writers.writer.next();
+    match outcome {
+        Poll::Message(received) => {
+            assert!(wanted < head);
+            assert_eq!((received.timestamp_ns, received.tag), (wanted, !wanted));
+            assert_eq!(received.value, payload(wanted, writers.lens[wanted as usize]));
+        }
+        Poll::Lapped { missed, .. } => assert!(wanted + missed <= head.max(wanted + 1)),
+        Poll::Empty => assert!(wanted >= head),
+        Poll::Ended => assert!(writers.has_ended && wanted == head),
+        Poll::Dead | Poll::Corrupt { .. } => panic!("{outcome:?} of an honest publisher"),
+    }
+}
+
+/// Carries `orders` out on a new ring, and panics if anything comes of it that must not.
+pub fn obey(orders: &[u8]) {
+    let mut orders = Orders(orders);
+    let shape = orders.byte();
+    let (slot_count, slot_bytes) = (2 << (shape & 3), 64 << (shape >> 2 & 1));
+    let longest = (shape & 8 != 0).then_some(4096);
+    let geometry = Geometry::new(slot_count, slot_bytes, 4096, longest).expect("sizes that a ring may have");
+    let words = geometry.segment_bytes() / WORD_BYTES;
+    let memory: Vec<AtomicU64> = (0..words).map(|_| AtomicU64::new(0)).collect();
+    let mut writers = Writers {
+        memory: &memory,
+        writer: Writer::new(geometry),
+        lens: Vec::new(),
+        has_ended: false,
+        is_spoilt: false,
+    };
+    let mut reader = Reader::new(geometry, 0);
+    while !orders.0.is_empty() {
+        let order = orders.byte();
+        match order & 3 {
+            0 => writers.carry_out(order >> 2 | order << 6, &mut orders),
+            1 | 2 => poll(&mut reader, &mut writers, &mut orders),
+            _ if order & 4 == 0 => {
+                let start = oldest(&geometry, Words::new(&memory));
+                assert!(writers.is_spoilt || start <= writers.writer.next());
+                reader.seek(start);
+            }
+            _ => {
+                let on_lap = if order & 8 == 0 { OnLap::Retained } else { OnLap::Newest };
+                reader = reader.clone().on_lap(on_lap);
+                reader.seek(orders.u64() >> (order >> 4 << 2));
+            }
+        }
+    }
+}
