@@ -18,7 +18,7 @@ use crate::feed::{Feed, Interrupt};
 
 /// Bytes of a block: large enough that what is done once for each costs nothing, small enough to stay in the cache
 /// between the read and the copy into the ring.
-pub const BLOCK_BYTES: usize = 256 << 10;
+pub const BLOCK_BYTES: usize = 64 << 10;
 
 /// Where blocks come from.
 #[derive(Debug)]
