@@ -1,0 +1,237 @@
+//! Every way out leaves no segment behind, and every way but SIGKILL removes the info file.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::running::{Running, WATCHDOG, assert_freed, command, segment_of, start, start_with_input, type_in};
+
+/// What a stopped server must have undone.
+fn assert_undone(server: Running, signal: Signal) {
+    let (path, segment) = (server.info_path(), segment_of(&server));
+    let gone = server.end_by(signal);
+    assert_eq!(gone.status.code(), Some(0), "{signal:?}: {}", gone.said);
+    assert!(!path.exists(), "{signal:?}");
+    assert_freed(segment);
+}
+
+/// A server that catches SIGHUP also where the tests were started with it ignored.
+fn start_minding_hangups(directory: &std::path::Path, arguments: &[&str]) -> Running {
+    let mut server = Command::new("env");
+    server.arg("--default-signal=HUP").arg(env!("CARGO_BIN_EXE_server"));
+    server
+        .arg("--info-dir")
+        .arg(directory)
+        .args(arguments)
+        .stdin(Stdio::null());
+    Running::announced(server)
+}
+
+#[test]
+fn every_signal_stops_a_server_that_serves_its_ring() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let directory = tempfile::tempdir().unwrap();
+        assert_undone(start_minding_hangups(directory.path(), &[]), signal);
+    }
+}
+
+#[test]
+fn every_signal_stops_a_server_that_publishes() {
+    let sources: [&[&str]; 3] = [
+        &["--generate", "--rate", "max"],
+        &["--generate", "--rate", "1/s"],
+        &["--message", "hello", "--interval", "1h"],
+    ];
+    for source in sources {
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+            let directory = tempfile::tempdir().unwrap();
+            let server = start_minding_hangups(directory.path(), source);
+            let mut reader = server.reader();
+            // It is at work.
+            if !source.contains(&"max") {
+                reader.next().unwrap();
+            }
+            drop(reader);
+            assert_undone(server, signal);
+        }
+    }
+}
+
+#[test]
+fn a_signal_stops_a_server_whose_input_is_silent() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut input) = start_with_input(directory.path(), &[]);
+    let mut reader = server.reader();
+    type_in(&mut input, b"then silence\nand half a li");
+    reader.next().unwrap();
+    drop(reader);
+
+    assert_undone(server, Signal::INT);
+}
+
+#[test]
+fn an_ignored_hangup_stays_ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+    nohup
+        .arg(env!("CARGO_BIN_EXE_server"))
+        .arg("--info-dir")
+        .arg(directory.path());
+    nohup.stdin(Stdio::piped());
+    let mut server = Running::announced(nohup);
+    let mut input = server.take_input();
+    let mut reader = server.reader();
+
+    server.signal(Signal::HUP);
+    type_in(&mut input, b"still here\n");
+
+    assert_eq!(reader.next_text(), "still here");
+    drop(reader);
+    assert_undone(server, Signal::TERM);
+}
+
+#[test]
+fn a_killed_server_leaves_no_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), &["--generate", "--rate", "max"]);
+    let (path, segment) = (server.info_path(), segment_of(&server));
+
+    server.end_by(Signal::KILL);
+
+    assert_freed(segment);
+    assert!(path.exists());
+}
+
+#[test]
+fn at_the_end_the_server_leaves_when_all_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut input) = start_with_input(directory.path(), &["--exit-at-end", "--linger", "1h"]);
+    let (path, segment) = (server.info_path(), segment_of(&server));
+    let mut reader = server.reader();
+    type_in(&mut input, b"one\ntwo");
+    drop(input);
+
+    assert_eq!(reader.next_texts(2), ["one", "two"]);
+    assert_eq!(reader.next(), None);
+    assert!(path.exists(), "the server waits for its reader");
+    drop(reader);
+
+    let gone = server.wait();
+    assert_eq!(gone.status.code(), Some(0), "{}", gone.said);
+    assert!(!path.exists());
+    assert_freed(segment);
+}
+
+#[test]
+fn at_the_end_a_reader_that_does_not_leave_is_waited_for_only_so_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, input) = start_with_input(directory.path(), &["--exit-at-end", "--linger", "100ms"]);
+    let reader = server.reader();
+    drop(input);
+
+    let gone = server.wait();
+
+    assert_eq!(gone.status.code(), Some(0));
+    assert!(gone.said.contains("had not read everything"), "{}", gone.said);
+    drop(reader);
+}
+
+#[test]
+fn a_signal_ends_the_wait_at_the_end_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--exit-at-end", "--linger", "1h", "--log-level", "info"];
+    let (mut server, input) = start_with_input(directory.path(), &arguments);
+    let path = server.info_path();
+    let reader = server.reader();
+    drop(input);
+    server.wait_to_hear("waiting for clients");
+    let begin = Instant::now();
+
+    let gone = server.end_by(Signal::TERM);
+
+    assert_eq!(gone.status.code(), Some(0), "{}", gone.said);
+    assert!(begin.elapsed() < WATCHDOG);
+    assert!(!path.exists());
+    drop(reader);
+}
+
+#[test]
+fn a_file_without_readers_is_over_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("lines");
+    fs::write(&file, "one\ntwo\n").unwrap();
+
+    let gone = start(directory.path(), &["--file", file.to_str().unwrap(), "--exit-at-end"]).wait();
+
+    assert_eq!(gone.status.code(), Some(0), "{}", gone.said);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().filter(is_info).count(), 0);
+}
+
+fn is_info(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    entry
+        .as_ref()
+        .unwrap()
+        .path()
+        .extension()
+        .is_some_and(|end| end == "toml")
+}
+
+#[test]
+fn statistics_come_in_time_and_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path(), &["--generate", "--rate", "1000/s", "--stats", "50ms"]);
+    let reader = server.reader();
+
+    let first = server.wait_to_hear("server: stats: messages=");
+    server.wait_to_hear("readers=1 ");
+    assert!(first.contains("too_long=0 "), "{first}");
+    drop(reader);
+
+    let gone = server.end_by(Signal::TERM);
+    assert!(
+        gone.said
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("server: total: messages="),
+        "{}",
+        gone.said
+    );
+}
+
+#[test]
+fn nothing_is_written_to_standard_output_and_nobody_need_read_standard_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = command(directory.path());
+    server.args(["--message", "hello", "--count", "1", "--exit-at-end", "--stats", "1ms"]);
+    let mut child = server
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Nobody is left to read what it says.
+    drop(child.stderr.take());
+
+    let output = child.wait_with_output().unwrap();
+
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.is_empty());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().filter(is_info).count(), 0);
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--generate", "--rate", "10000/s", "--count", "3000", "--exit-at-end"];
+    let begin = Instant::now();
+
+    let gone = start(directory.path(), &arguments).wait();
+
+    assert_eq!(gone.status.code(), Some(0));
+    // The last of 3000 is due behind 299.9 ms. It may come later on a busy machine, never sooner.
+    assert!(begin.elapsed() >= Duration::from_millis(299), "{:?}", begin.elapsed());
+}
