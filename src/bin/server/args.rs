@@ -89,7 +89,7 @@ pub struct Args {
     no_socket: bool,
 
     /// Serve over TCP only
-    #[arg(long, help_heading = "Who can read", conflicts_with_all = ["mode", "group"])]
+    #[arg(long, help_heading = "Who can read", conflicts_with = "mode")]
     no_shm: bool,
 
     /// Most TCP connections at a time [default: 10000]
@@ -113,7 +113,7 @@ pub struct Args {
     follow_file: bool,
 
     /// Publish this text again and again
-    #[arg(long, help_heading = "Source, one of", value_name = "TEXT", groups = ["source", "counted"])]
+    #[arg(long, help_heading = "Source, one of", value_name = "TEXT", groups = ["source", "counted"], allow_hyphen_values = true)]
     message: Option<String>,
 
     /// Time from one --message to the next; 0s for as fast as can be [default: 1s]
@@ -211,6 +211,14 @@ impl Args {
         if self.advertise.iter().any(|address| address.port() == 0) {
             return Err(wrong(
                 "--advertise needs the port that clients are to connect to, not 0",
+            ));
+        }
+        if self.exit_at_end && (self.message.is_some() || self.generate) && self.count.is_none() {
+            return Err(wrong("this source has no end to exit at; give a --count"));
+        }
+        if self.no_shm && self.group.is_some() && !matches!(self.publish_listen, Some(PushAddress::Unix(_))) {
+            return Err(wrong(
+                "--group is for shared memory and unix sockets, and there are none; leave it out",
             ));
         }
         match &self.publish_listen {
@@ -372,6 +380,9 @@ mod tests {
             "--no-socket --no-shm",
             "--no-socket --listen 127.0.0.1:0",
             "--no-shm --mode 0600",
+            "--no-shm --group 7",
+            "--exit-at-end --generate",
+            "--exit-at-end --message a",
             "--file a --generate",
             "--message a --framed",
             "--follow-file",

@@ -60,8 +60,9 @@ impl Stats {
 }
 
 fn later(at: Instant, interval: Duration) -> Instant {
-    const DAY: Duration = Duration::from_secs(86_400);
-    at + interval.min(DAY)
+    // Far beyond what anybody waits for, and far from where the sum would overflow.
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    at + interval.min(CENTURY)
 }
 
 /// Whole messages and bytes per second.

@@ -41,6 +41,19 @@ struct Pusher {
     frames: FrameSplitter,
 }
 
+/// How often things went wrong. Each is told when that is a power of two: no pusher can flood the log.
+#[derive(Debug, Default)]
+struct Troubles {
+    accepts: u64,
+    full: u64,
+    broken: u64,
+}
+
+fn worth_telling(count: &mut u64) -> bool {
+    *count += 1;
+    count.is_power_of_two()
+}
+
 /// All pushers of a server and the listener that they come to.
 #[derive(Debug)]
 pub struct Push {
@@ -53,7 +66,9 @@ pub struct Push {
     may_accept: bool,
     /// Not to accept before this.
     retry_at: Option<Instant>,
-    next_token: usize,
+    /// How many were accepted. Each is known by how many came before it.
+    accepted: usize,
+    troubles: Troubles,
     block: Box<[u8]>,
 }
 
@@ -71,7 +86,8 @@ impl Push {
             ready: VecDeque::new(),
             may_accept: true,
             retry_at: None,
-            next_token: 0,
+            accepted: 0,
+            troubles: Troubles::default(),
             block: vec![0; BLOCK_BYTES].into(),
         })
     }
@@ -127,7 +143,10 @@ impl Push {
                     io::ErrorKind::WouldBlock => self.may_accept = false,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
-                        warn!("cannot accept a pusher, it has to wait: {error}");
+                        if worth_telling(&mut self.troubles.accepts) {
+                            let count = self.troubles.accepts;
+                            warn!("cannot accept a pusher, it has to wait: {error} (seen {count} times)");
+                        }
                         self.retry_at = Some(Instant::now() + RETRY);
                     }
                 },
@@ -136,8 +155,8 @@ impl Push {
     }
 
     fn add(&mut self, mut connection: Connection, max_message_bytes: usize) {
-        let token = Token(self.next_token);
-        self.next_token += 1;
+        let token = Token(self.accepted);
+        self.accepted += 1;
         if let Err(error) = self
             .poll
             .registry()
@@ -150,8 +169,9 @@ impl Push {
         self.pushers.insert(token, Pusher { connection, frames });
         self.make_ready(token);
         info!("pusher {} came, there are {}", token.0, self.pushers.len());
-        if self.pushers.len() == MOST_PUSHERS {
-            warn!("there are {MOST_PUSHERS} pushers: more have to wait until one leaves");
+        if self.pushers.len() == MOST_PUSHERS && worth_telling(&mut self.troubles.full) {
+            let count = self.troubles.full;
+            warn!("there are {MOST_PUSHERS} pushers, more have to wait until one leaves (seen {count} times)");
         }
     }
 
@@ -184,9 +204,10 @@ impl Push {
         // Closing it is what takes it out of the poll for certain.
         let _ = self.poll.registry().deregister(&mut pusher.connection);
         let how = error.map_or_else(|| "left".to_owned(), |error| format!("was lost: {error}"));
-        if pusher.frames.is_within_frame() {
+        if pusher.frames.is_within_frame() && worth_telling(&mut self.troubles.broken) {
+            let count = self.troubles.broken;
             warn!(
-                "pusher {} {how}, in the middle of a frame, which is not published",
+                "pusher {} {how}, in the middle of a frame, which is not published (seen {count} times)",
                 token.0
             );
         } else {
