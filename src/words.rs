@@ -92,11 +92,18 @@ impl std::fmt::Debug for Words<'_> {
 #[inline]
 pub(crate) fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
     let words = &words[..words_for(bytes.len())];
-    let mut chunks = bytes.chunks_exact(WORD_BYTES);
-    for (chunk, word) in chunks.by_ref().zip(words) {
-        word.store(word_of(chunk), Ordering::Relaxed);
+    let (chunks, tail) = bytes.as_chunks::<WORD_BYTES>();
+    // Four words a turn: the compiler does not unroll loops over atomics.
+    let (turns, rest) = chunks.as_chunks::<4>();
+    let (word_turns, rest_words) = words.split_at(turns.len() * 4);
+    for (turn, words) in turns.iter().zip(word_turns.as_chunks::<4>().0) {
+        for (chunk, word) in turn.iter().zip(words) {
+            word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+        }
     }
-    let tail = chunks.remainder();
+    for (chunk, word) in rest.iter().zip(rest_words) {
+        word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+    }
     if let (Some(word), false) = (words.last(), tail.is_empty()) {
         // The last eight bytes, shifted: one load, where copying a few bytes to a buffer and loading that as a word
         // stalls for longer than all the rest takes.
