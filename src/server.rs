@@ -53,6 +53,8 @@ pub struct ServerOptions {
 const SLOTS_RANGE: std::ops::RangeInclusive<u64> = 1024..=65_536;
 /// Everybody may know that a server is there; who may read its segment is another matter.
 const INFO_MODE: u32 = 0o644;
+/// How long those who wait for a server to appear are given to come to it.
+const WELCOME: Duration = Duration::from_millis(200);
 /// How long a dropped server lets its connections read the end of the stream.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -175,6 +177,7 @@ pub struct Server {
     segment: Arc<Segment>,
     info: Info,
     info_path: PathBuf,
+    announced_at: Instant,
 }
 
 impl Server {
@@ -234,6 +237,7 @@ impl Server {
             segment,
             info,
             info_path,
+            announced_at: Instant::now(),
         })
     }
 
@@ -295,10 +299,14 @@ impl Server {
         self.publisher.end();
     }
 
-    /// Whether the stream has ended and nobody reads it any more.
+    /// Whether the stream has ended and nobody reads it any more. Never within 200 ms of the start: followers that
+    /// waited for the server need a moment to come to it.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.publisher.has_ended() && self.readers() == 0 && self.service.stats().connections == 0
+        self.publisher.has_ended()
+            && self.announced_at.elapsed() >= WELCOME
+            && self.readers() == 0
+            && self.service.stats().connections == 0
     }
 
     /// Ends the stream, and stops once all subscribers have read the rest or `patience` is over. Returns whether they
