@@ -1,2 +1,59 @@
-//! The `client` command.
-fn main() {}
+//! The `client` command: finds servers, tells how each can be reached, and shows or streams their messages.
+//!
+//! `client ./info` looks [`once`]; `client ./info --follow` [`follow`]s. What was found goes to standard output, in the
+//! format asked for; everything else goes to standard error. A reader of the output that goes away is no error.
+
+mod args;
+mod clock;
+mod identity;
+mod output;
+
+mod look;
+mod once;
+
+mod follow;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use lapwing::cli::{self, Failure, exit};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::args::Args;
+use crate::output::Style;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            cli::print_error("client", &failure);
+            ExitCode::from(exit::ERROR)
+        }
+    }
+}
+
+fn run() -> Result<u8, Failure> {
+    let args = Args::read();
+    cli::start_log("client", args.log_level);
+    raise_file_limit();
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let style = Style {
+        format: args.format,
+        truncate: args.truncate(),
+        colour: io::stdout().is_terminal() && !no_colour,
+    };
+    if args.follow {
+        follow::run(&args, style)
+    } else {
+        once::run(&args, &style)
+    }
+}
+
+/// Takes as many descriptors as the system grants: every server costs a few.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("cannot raise the limit of open files: {error}");
+    }
+}

@@ -1,0 +1,343 @@
+//! Streams the messages of every server that matches, those that appear later too.
+//!
+//! ```text
+//!   Watch on each directory --> main thread --spawns--> a thread per server: Follower -> Batch --+
+//!   signals, time limits    -->             <--wakes--                                  Outlet <-+--> standard output
+//! ```
+//!
+//! The main thread sleeps in `poll` and never touches a message. At the end it closes the outlet, after which nothing is
+//! written or counted any more, tells what each server brought, and leaves; the kernel detaches the segments.
+
+mod outlet;
+mod stream;
+mod tally;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lapwing::cli::{self, Escaped, Failure, Signals, exit};
+use lapwing::discovery::{self, Entry, Found, ListError, Trust, Watch};
+use lapwing::{FollowOptions, Incarnation};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use self::outlet::{Outcome, Outlet};
+use self::stream::{Common, Followed, Phase, Stream};
+use self::tally::{Mark, plural};
+use crate::args::Args;
+use crate::identity::identity;
+use crate::output::Style;
+
+/// Servers that are followed at most: each has a thread.
+const MOST_SERVERS: usize = 1024;
+/// What a thread needs, generously.
+const STACK_BYTES: usize = 512 << 10;
+/// Time between two looks at the directories even if nothing seems to have changed.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// The same while a directory is missing, of which nobody can be told.
+const BETWEEN_LOOKS_FOR_MISSING: Duration = Duration::from_millis(100);
+/// How long the end waits for what is being written.
+const LAST_WRITE: Duration = Duration::from_millis(500);
+/// Problems that are remembered as told.
+const MOST_PROBLEMS: usize = 1024;
+
+/// Follows servers until something ends it. Returns the exit code.
+pub(crate) fn run(args: &Args, style: Style) -> Result<u8, Failure> {
+    let signals = Signals::catch().map_err(|error| Failure::caused("cannot catch signals", error))?;
+    let mut roster = Roster::new(args, style).map_err(|error| Failure::caused("cannot use standard output", error))?;
+    let outcome = roster.watch(&signals);
+    let outcome = roster.common.outlet.close(outcome, LAST_WRITE);
+    roster.summarise();
+    match outcome {
+        Outcome::Gap => Ok(exit::GAP),
+        Outcome::TimeLimit => Ok(exit::TIME_LIMIT),
+        Outcome::Failed(error) => Err(Failure::caused("cannot write to standard output", error)),
+        Outcome::Stopped | Outcome::Count | Outcome::ReaderGone => Ok(exit::FINE),
+    }
+}
+
+/// Who is followed, and what the main thread keeps of it.
+#[derive(Debug)]
+struct Roster<'a> {
+    args: &'a Args,
+    trust: Trust,
+    directories: Vec<Directory>,
+    common: Arc<Common>,
+    servers: HashMap<PathBuf, Server>,
+    /// Problems that were told, so that each is told once.
+    told: HashSet<String>,
+    started: Instant,
+    /// When the next interim lines are due, with `--stats`.
+    stats_due: Option<Instant>,
+    look_due: Instant,
+}
+
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    watch: Watch,
+}
+
+#[derive(Debug)]
+struct Server {
+    followed: Arc<Followed>,
+    /// As its info file said when its thread was started.
+    incarnation: Incarnation,
+    /// Whether it held the lock on its info file at the last look.
+    lives: bool,
+    /// When the last interim line was printed.
+    mark: Option<Mark>,
+}
+
+impl Server {
+    fn is_unwanted(&self) -> bool {
+        self.followed.phase() == Phase::Unwanted
+    }
+}
+
+impl<'a> Roster<'a> {
+    fn new(args: &'a Args, style: Style) -> io::Result<Self> {
+        // Not `io::stdout`, which would look for line ends in what is written.
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let mut options = FollowOptions::default();
+        options.from = args.stream.from.unwrap_or_default();
+        options.transport = args.stream.transport.unwrap_or_default();
+        options.strategy = args.strategy();
+        options.trust = args.trust();
+        let directory = |path: &PathBuf| Directory {
+            path: path.clone(),
+            watch: Watch::new(path),
+        };
+        let now = Instant::now();
+        Ok(Self {
+            args,
+            trust: args.trust(),
+            directories: args.paths.iter().map(directory).collect(),
+            common: Arc::new(Common {
+                outlet: Outlet::new(output, args.stream.count)?,
+                style,
+                category: args.category,
+                fail_on_gap: args.stream.fail_on_gap,
+                options,
+                name_width: AtomicUsize::new(0),
+            }),
+            servers: HashMap::new(),
+            told: HashSet::new(),
+            started: now,
+            stats_due: args.stream.stats.and_then(|interval| now.checked_add(interval)),
+            look_due: now,
+        })
+    }
+
+    /// Finds servers and starts their threads until there is a reason to end.
+    fn watch(&mut self, signals: &Signals) -> Outcome {
+        let deadline = self.args.timeout.and_then(|limit| self.started.checked_add(limit));
+        loop {
+            let now = Instant::now();
+            if now >= self.look_due {
+                let missing = self.look();
+                let pause = if missing {
+                    BETWEEN_LOOKS_FOR_MISSING
+                } else {
+                    BETWEEN_LOOKS
+                };
+                self.look_due = now + pause;
+            }
+            self.tell_stats(now);
+            if self.common.outlet.is_closed() || (self.args.stream.exit_at_end && self.have_all_ended()) {
+                return Outcome::Stopped;
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Outcome::TimeLimit;
+            }
+            let due = [Some(self.look_due), self.stats_due, deadline];
+            let next = due.into_iter().flatten().min().unwrap_or(now);
+            if let Some(outcome) = self.sleep(signals, next.saturating_duration_since(now)) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Sleeps until something happens or `time` has passed.
+    fn sleep(&mut self, signals: &Signals, time: Duration) -> Option<Outcome> {
+        let outlet = &self.common.outlet;
+        let output = outlet.output();
+        let waker = outlet.waker();
+        let watches: Vec<_> = self
+            .directories
+            .iter()
+            .filter_map(|directory| directory.watch.descriptor())
+            .collect();
+        let mut sources = vec![
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::new(&waker, PollFlags::IN),
+            // No event is asked for: that its reader is gone is told anyway.
+            PollFd::new(&output, PollFlags::empty()),
+        ];
+        sources.extend(watches.iter().map(|watch| PollFd::new(watch, PollFlags::IN)));
+        let limit = Timespec::try_from(time).ok();
+        if poll(&mut sources, limit.as_ref()).is_err() {
+            // A signal: the next look tells which.
+            return signals.take().then_some(Outcome::Stopped);
+        }
+        let gone = sources[2].revents().intersects(PollFlags::ERR | PollFlags::HUP);
+        let changed = sources[3..].iter().any(|watch| !watch.revents().is_empty());
+        drop(sources);
+        outlet.take_wake();
+        if changed {
+            self.look_due = Instant::now();
+        }
+        if signals.take() {
+            Some(Outcome::Stopped)
+        } else {
+            gone.then_some(Outcome::ReaderGone)
+        }
+    }
+
+    /// Reads the directories and starts a thread for each new server. Returns whether one of them is missing.
+    fn look(&mut self) -> bool {
+        let mut missing = false;
+        self.servers.values_mut().for_each(|server| server.lives = false);
+        for index in 0..self.directories.len() {
+            let directory = &mut self.directories[index];
+            // What it reports is looked at now anyway; this keeps it watching what the path means.
+            if let Err(error) = directory.watch.wait(Duration::ZERO) {
+                log::warn!("cannot watch {:?}: {error}", directory.path);
+            }
+            let path = directory.path.clone();
+            match discovery::list(&path, &self.trust) {
+                Ok(entries) => entries.into_iter().for_each(|entry| self.take(entry)),
+                Err(error) => {
+                    missing |= matches!(error, ListError::Missing { .. });
+                    self.tell_problem(format!("{}; waiting for it", cli::one_line(&error)));
+                }
+            }
+        }
+        missing
+    }
+
+    fn take(&mut self, entry: Entry) {
+        let found = match entry {
+            Entry::Server(found) => found,
+            Entry::Problem { path, reason } => {
+                return self.tell_problem(format!("{path:?}: {}", cli::one_line(&reason)));
+            }
+        };
+        if !self.args.wants_name(found.info.name.as_str()) {
+            return;
+        }
+        let key = identity(&found.path);
+        let lives = found.lock.is_held().unwrap_or(true);
+        let count = self.servers.len();
+        match self.servers.get_mut(&key) {
+            // Another life of a server may be of another category.
+            Some(server) if server.is_unwanted() && server.incarnation != found.info.incarnation => {
+                self.follow(key, found, lives);
+            }
+            Some(server) => server.lives |= lives,
+            None if count >= MOST_SERVERS => self.tell_problem(format!(
+                "more than {MOST_SERVERS} servers; choose by --name, or follow the rest with another client"
+            )),
+            None => self.follow(key, found, lives),
+        }
+    }
+
+    fn follow(&mut self, key: PathBuf, found: Found, lives: bool) {
+        let name = found.info.name.as_str().to_owned();
+        // Relaxed: a column that moves a line later harms nobody.
+        self.common.name_width.fetch_max(name.len(), Ordering::Relaxed);
+        let followed = Arc::new(Followed::new(name));
+        let incarnation = found.info.incarnation;
+        let stream = Stream::new(self.common.clone(), followed.clone(), found.path.clone());
+        let spawned = thread::Builder::new()
+            .name(followed.name.chars().take(15).collect())
+            .stack_size(STACK_BYTES)
+            .spawn(move || stream.run(&found));
+        match spawned {
+            Ok(_) => {
+                let server = Server {
+                    followed,
+                    incarnation,
+                    lives,
+                    mark: None,
+                };
+                self.servers.insert(key, server);
+            }
+            Err(error) => self.tell_problem(format!("{}: cannot start a thread: {error}", followed.name)),
+        }
+    }
+
+    /// Whether at least one stream was attached, and each that was or still may be has ended.
+    fn have_all_ended(&self) -> bool {
+        let mut any = false;
+        let all = self.servers.values().all(|server| match server.followed.phase() {
+            Phase::Ended => {
+                any = true;
+                true
+            }
+            // The info file of a dead server holds nobody up.
+            Phase::New => !server.lives,
+            Phase::Unwanted => true,
+            Phase::Following | Phase::Lost => false,
+        });
+        all && any
+    }
+
+    fn tell_problem(&mut self, problem: String) {
+        if self.told.len() < MOST_PROBLEMS && !self.told.contains(&problem) {
+            cli::say(&format!("client: {}", Escaped(&problem)));
+            self.told.insert(problem);
+        }
+    }
+
+    fn tell_stats(&mut self, now: Instant) {
+        let Some(interval) = self
+            .args
+            .stream
+            .stats
+            .filter(|_| self.stats_due.is_some_and(|due| now >= due))
+        else {
+            return;
+        };
+        self.stats_due = now.checked_add(interval);
+        for server in sorted(&mut self.servers) {
+            let tally = server.followed.tally();
+            cli::say(&format!(
+                "client: {}: {}",
+                server.followed.name,
+                tally.line(server.mark)
+            ));
+            let mark = tally.mark();
+            drop(tally);
+            server.mark = Some(mark);
+        }
+    }
+
+    /// Tells what each server brought.
+    fn summarise(&mut self) {
+        let (mut messages, mut missed, mut count) = (0, 0, 0);
+        for server in sorted(&mut self.servers) {
+            let tally = server.followed.tally();
+            messages += tally.messages();
+            missed += tally.missed();
+            count += 1;
+            cli::say(&format!("client: {}: {}", server.followed.name, tally.line(None)));
+        }
+        let servers = plural(count, "server");
+        let messages = plural(messages, "message");
+        cli::say(&format!("client: total: {servers}, {messages}, missed {missed}"));
+    }
+}
+
+/// Those that are followed, in the order of their names.
+fn sorted(servers: &mut HashMap<PathBuf, Server>) -> Vec<&mut Server> {
+    let mut servers: Vec<_> = servers.values_mut().filter(|server| !server.is_unwanted()).collect();
+    servers.sort_by(|one, other| one.followed.name.cmp(&other.followed.name));
+    servers
+}

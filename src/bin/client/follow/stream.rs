@@ -1,0 +1,331 @@
+//! The stream of one server, on a thread of its own: from a follower, formatted, into the outlet.
+//!
+//! A burst is formatted into a batch until nothing more waits or the batch is full, and then written at once. So a
+//! lone message is seen at once, and in a torrent a message costs an append: no lock, no system call, no clock, but
+//! for every 64th, whose latency is taken.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lapwing::cli::Escaped;
+use lapwing::discovery::Found;
+use lapwing::probe::{Category, ProbeOptions, probe};
+use lapwing::{Event, FollowOptions, Follower, Incarnation, Received, Transport};
+
+use super::outlet::{BATCH_BYTES, Batch, Outcome, Outlet};
+use super::tally::{Tally, plural};
+use crate::clock::unix_ns;
+use crate::output::json::Object;
+use crate::output::{Format, Message, Style, raw};
+
+/// Messages between two looks at the clock, for the latency.
+const SAMPLE: u32 = 64;
+/// How long to wait at a time for a server that is attached: for ever, nearly.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long to wait at a time for one that is not, until the reason is told.
+const SEARCH: Duration = Duration::from_millis(500);
+/// Shortest time between two notices about gaps: a reader too slow for a server has many.
+const BETWEEN_NOTICES: Duration = Duration::from_secs(1);
+/// How long the look that finds out the category may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What all streams have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) outlet: Outlet,
+    pub(super) style: Style,
+    pub(super) category: Option<Category>,
+    pub(super) fail_on_gap: bool,
+    pub(super) options: FollowOptions,
+    /// Of the longest name so far.
+    pub(super) name_width: AtomicUsize,
+}
+
+/// How far a stream has come, for the main thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It was never attached.
+    New,
+    /// It is attached.
+    Following,
+    /// It was lost, and is looked for.
+    Lost,
+    /// The server ended it.
+    Ended,
+    /// The server is of another category than is wanted.
+    Unwanted,
+}
+
+/// One followed server, as the main thread sees it.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) name: String,
+    /// What is counted, of what was written.
+    pub(super) tally: Mutex<Tally>,
+    phase: Mutex<Phase>,
+}
+
+impl Followed {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            tally: Mutex::new(Tally::new()),
+            phase: Mutex::new(Phase::New),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+}
+
+/// The work on one server.
+#[derive(Debug)]
+pub(super) struct Stream {
+    common: Arc<Common>,
+    followed: Arc<Followed>,
+    follower: Follower,
+    batch: Batch,
+    /// The newest payload, where the format does not take it into the batch as it is.
+    payload: Vec<u8>,
+    /// Messages until the next whose latency is taken.
+    until_sample: u32,
+    /// When it was attached, on the wall clock: what is older has waited in the ring, which says nothing of latency.
+    attached_ns: u64,
+    incarnation: Option<Incarnation>,
+    /// Gaps and messages missed that no notice has told.
+    untold: (u64, u64),
+    told_at: Option<Instant>,
+    /// Why the server is not attached, as told last.
+    told_why: Option<String>,
+}
+
+impl Stream {
+    pub(super) fn new(common: Arc<Common>, followed: Arc<Followed>, path: PathBuf) -> Self {
+        let follower = Follower::new(path, common.options.clone());
+        Self {
+            common,
+            followed,
+            follower,
+            batch: Batch::default(),
+            payload: Vec::new(),
+            until_sample: 0,
+            attached_ns: 0,
+            incarnation: None,
+            untold: (0, 0),
+            told_at: None,
+            told_why: None,
+        }
+    }
+
+    /// Follows the server until the outlet is closed.
+    pub(super) fn run(mut self, found: &Found) {
+        if !self.is_wanted(found) {
+            self.followed.enter(Phase::Unwanted);
+            self.common.outlet.wake();
+            return;
+        }
+        while self.step() {}
+    }
+
+    fn is_wanted(&self, found: &Found) -> bool {
+        self.common.category.is_none_or(|wanted| {
+            let options = ProbeOptions {
+                deadline: Instant::now() + LOOK,
+                last: 0,
+            };
+            probe(found, &options).category == wanted
+        })
+    }
+
+    /// Takes one event. Returns whether there is any point in going on.
+    #[inline]
+    fn step(&mut self) -> bool {
+        let timeout = if !self.batch.is_empty() {
+            Duration::ZERO
+        } else if self.follower.transport().is_some() {
+            PATIENCE
+        } else {
+            SEARCH
+        };
+        let raw = self.common.style.format == Format::Raw;
+        let into = if raw { &mut self.batch.bytes } else { &mut self.payload };
+        let start = if raw { into.len() } else { 0 };
+        let event = self.follower.next(timeout, |payload| {
+            into.truncate(start); // what was read before, and overwritten meanwhile
+            payload.append_to(into);
+        });
+        match event {
+            Event::Message(received) if self.common.outlet.ticket() => {
+                self.message(&received, start);
+                self.batch.bytes.len() < BATCH_BYTES || self.submit(None)
+            }
+            other => {
+                if raw {
+                    self.batch.bytes.truncate(start); // what of it was not to be shown
+                }
+                self.news(other)
+            }
+        }
+    }
+
+    #[inline]
+    fn message(&mut self, received: &Received<()>, start: usize) {
+        self.batch.count.messages += 1;
+        self.batch.count.bytes += received.len as u64;
+        let style = &self.common.style;
+        if style.format == Format::Raw {
+            raw::finish(&mut self.batch.bytes, start, style.truncate);
+        } else {
+            let message = Message {
+                server: &self.followed.name,
+                sequence: received.sequence,
+                timestamp_ns: received.timestamp_ns,
+                tag: received.tag,
+                payload: &self.payload,
+            };
+            // Relaxed: a column that moves a line later harms nobody.
+            style.write(
+                &mut self.batch.bytes,
+                &message,
+                self.common.name_width.load(Ordering::Relaxed),
+            );
+        }
+        if self.until_sample == 0 {
+            self.until_sample = SAMPLE;
+            if received.timestamp_ns >= self.attached_ns {
+                let latency_ns = unix_ns().saturating_sub(received.timestamp_ns);
+                self.batch.count.latencies_ns.push(latency_ns);
+            }
+        }
+        self.until_sample -= 1;
+    }
+
+    /// Writes what there is.
+    fn submit(&mut self, then: Option<Outcome>) -> bool {
+        self.until_sample = 0;
+        self.payload.shrink_to(4 * BATCH_BYTES);
+        self.common.outlet.submit(&mut self.batch, &self.followed.tally, then)
+    }
+
+    /// Tells of anything but a message, behind the messages before it.
+    #[cold]
+    fn news(&mut self, event: Event<()>) -> bool {
+        match event {
+            // One more than -n asked for: the others write what they have.
+            Event::Message(_) => {
+                self.submit(None);
+                return false;
+            }
+            Event::Gap { first, missed } => return self.gap(first, missed),
+            Event::Attached {
+                incarnation,
+                transport,
+                reason,
+                cursor,
+            } => self.attached(incarnation, transport, &reason, cursor),
+            Event::Detached { reason, .. } => {
+                self.tell("detached", &reason, &format!("detached: {reason}; looking for it"));
+                self.followed.enter(Phase::Lost);
+            }
+            Event::Ended => {
+                self.tell("ended", "the server ended its stream", "the server ended its stream");
+                let is_open = self.submit(None);
+                // Only now: the main thread ends the program when all have ended.
+                self.followed.enter(Phase::Ended);
+                self.common.outlet.wake();
+                return is_open;
+            }
+            _ => self.tell_why(),
+        }
+        if self.batch.is_empty() {
+            !self.common.outlet.is_closed()
+        } else {
+            self.submit(None)
+        }
+    }
+
+    fn gap(&mut self, first: u64, missed: u64) -> bool {
+        self.batch.count.gaps += 1;
+        self.batch.count.missed += missed;
+        self.untold.0 += 1;
+        self.untold.1 += missed;
+        if self.common.style.format == Format::Json {
+            Object::begin(&mut self.batch.bytes, "gap")
+                .text("server", &self.followed.name)
+                .number("first", first)
+                .number("missed", missed)
+                .end();
+        } else if self.told_at.is_none_or(|told_at| told_at.elapsed() >= BETWEEN_NOTICES) {
+            let (gaps, missed) = std::mem::take(&mut self.untold);
+            self.told_at = Some(Instant::now());
+            let what = match gaps {
+                1 => format!("missed {} from {first} on", plural(missed, "message")),
+                _ => format!(
+                    "missed {} in {gaps} gaps, the last at {first}",
+                    plural(missed, "message")
+                ),
+            };
+            self.notice(&what);
+        }
+        self.submit(self.common.fail_on_gap.then_some(Outcome::Gap))
+    }
+
+    fn attached(&mut self, incarnation: Incarnation, transport: Transport, reason: &str, cursor: u64) {
+        self.attached_ns = unix_ns();
+        self.told_why = None;
+        let is_new = self.incarnation.replace(incarnation) != Some(incarnation);
+        self.followed.tally().attached(transport, is_new);
+        self.followed.enter(Phase::Following);
+        if self.common.style.format == Format::Json {
+            Object::begin(&mut self.batch.bytes, "attached")
+                .text("server", &self.followed.name)
+                .text("incarnation", &incarnation.to_string())
+                .text("transport", transport.as_str())
+                .text("reason", reason)
+                .number("next", cursor)
+                .end();
+        } else {
+            self.notice(&format!(
+                "attached over {transport} at sequence {cursor}: {reason} (incarnation {incarnation})"
+            ));
+        }
+    }
+
+    /// Tells once why a server is not attached.
+    fn tell_why(&mut self) {
+        let why = self.follower.why_searching().map(str::to_owned);
+        if self.follower.transport().is_none() && self.followed.phase() != Phase::Ended && self.told_why != why {
+            if let Some(why) = &why {
+                self.notice(&format!("not attached: {why}"));
+            }
+            self.told_why = why;
+        }
+    }
+
+    fn tell(&mut self, kind: &str, reason: &str, notice: &str) {
+        if self.common.style.format == Format::Json {
+            Object::begin(&mut self.batch.bytes, kind)
+                .text("server", &self.followed.name)
+                .text("reason", reason)
+                .end();
+        } else {
+            self.notice(notice);
+        }
+    }
+
+    fn notice(&mut self, what: &str) {
+        let line = format!("client: {}: {}", self.followed.name, Escaped(what));
+        self.batch.notices.push(line);
+    }
+}

@@ -1,0 +1,167 @@
+//! The report for people: the table of servers, what was tried, the bad info files, and the last line with the sums.
+
+use std::io::Write;
+use std::time::Duration;
+
+use comfy_table::{Cell, CellAlignment, Row, Table, presets};
+use lapwing::Transport;
+use lapwing::cli::Escaped;
+use lapwing::probe::Attempt;
+
+use super::quantity;
+use crate::look::{Findings, Seen};
+use crate::once::Sums;
+
+/// A server whose newest message is older than this is told by its age, any other by its rate.
+const YOUNG: Duration = Duration::from_secs(10);
+
+const COLUMNS: [&str; 11] = [
+    "NAME",
+    "CATEGORY",
+    "STATE",
+    "TRANSPORT",
+    "READERS",
+    "SEQUENCES",
+    "MESSAGES",
+    "MISSED",
+    "RATE/AGE",
+    "LATENCY",
+    "WHY",
+];
+/// The columns of numbers, which are aligned at their end.
+const NUMBERS: std::ops::RangeInclusive<usize> = 4..=9;
+
+/// Appends the table of servers.
+pub(crate) fn servers(out: &mut Vec<u8>, findings: &Findings) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(COLUMNS);
+    for seen in &findings.servers {
+        table.add_row(row(seen, findings.now_ns));
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if index + 1 == COLUMNS.len() { 0 } else { 2 }));
+        if NUMBERS.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for line in table.lines() {
+        put(out, format_args!("{}\n", line.trim_end()));
+    }
+}
+
+fn row(seen: &Seen, now_ns: u64) -> Row {
+    let dash = || "-".to_owned();
+    let report = seen.report.as_ref();
+    let reached = report.filter(|report| report.transport.is_some());
+    let number = |number: Option<u64>| number.map_or_else(dash, |number| number.to_string());
+    let range = |oldest: u64, head: u64| (oldest < head).then(|| format!("{oldest}-{}", head - 1));
+    Row::from(
+        [
+            Escaped(&seen.name).to_string(),
+            seen.category().title().to_owned(),
+            seen.state().to_owned(),
+            seen.transport().map_or_else(dash, |transport| transport.to_string()),
+            number(report.and_then(|report| report.readers)),
+            reached
+                .and_then(|report| range(report.oldest, report.head))
+                .unwrap_or_else(dash),
+            number(reached.map(|report| report.head)),
+            number(reached.map(|report| report.missed)),
+            pace(seen, now_ns).unwrap_or_else(dash),
+            seen.latency().map_or_else(dash, quantity::time),
+            Escaped(seen.reason()).to_string(),
+        ]
+        .map(Cell::new),
+    )
+}
+
+/// How many messages a second since the server started; or how long ago the newest was, if that is long.
+fn pace(seen: &Seen, now_ns: u64) -> Option<String> {
+    let (report, newest_ns) = (seen.report.as_ref()?, seen.newest_ns?);
+    let age = Duration::from_nanos(now_ns.saturating_sub(newest_ns));
+    Some(if age > YOUNG {
+        format!("{} ago", quantity::time(age))
+    } else {
+        let lived = Duration::from_nanos(newest_ns.saturating_sub(report.started_unix_ns));
+        quantity::rate(report.head, lived)
+    })
+}
+
+/// Appends the info files that are not believed, a line for each.
+pub(crate) fn problems(out: &mut Vec<u8>, findings: &Findings) {
+    for problem in &findings.problems {
+        let path = format!("{:?}", problem.path);
+        put(
+            out,
+            format_args!("problem: {}: {}\n", Escaped(&path), Escaped(&problem.reason)),
+        );
+    }
+}
+
+/// Appends what was tried to reach each server, what it returned, and what would mend it.
+pub(crate) fn steps(out: &mut Vec<u8>, findings: &Findings) {
+    for seen in &findings.servers {
+        let path = format!("{:?}", seen.path);
+        let (name, title) = (Escaped(&seen.name), seen.category().title());
+        put(
+            out,
+            format_args!("\n{name} ({}): {title}: {}\n", Escaped(&path), Escaped(seen.reason())),
+        );
+        if let Some(report) = &seen.report {
+            attempt(out, Transport::SharedMemory, &report.shared_memory);
+            attempt(out, Transport::Socket, &report.socket);
+        }
+    }
+}
+
+fn attempt(out: &mut Vec<u8>, transport: Transport, attempt: &Attempt) {
+    let outcome = match &attempt.outcome {
+        Ok(()) => "works",
+        Err(reason) => reason,
+    };
+    put(
+        out,
+        format_args!(
+            "  {transport}: {} (took {})\n",
+            Escaped(outcome),
+            quantity::time(attempt.took)
+        ),
+    );
+    for step in &attempt.steps {
+        put(
+            out,
+            format_args!("    {}: {}\n", Escaped(&step.what), Escaped(&step.result)),
+        );
+        if let Some(fix) = &step.fix {
+            put(out, format_args!("      to mend it: {}\n", Escaped(fix)));
+        }
+    }
+}
+
+/// Appends the last line.
+pub(crate) fn summary(out: &mut Vec<u8>, sums: &Sums) {
+    put(
+        out,
+        format_args!(
+            "{} {}: {} Host, {} Container, {} VM, {} Remote; {} messages, {} missed",
+            sums.servers,
+            if sums.servers == 1 { "server" } else { "servers" },
+            sums.host,
+            sums.container,
+            sums.vm,
+            sums.remote,
+            sums.messages,
+            sums.missed
+        ),
+    );
+    if sums.problems > 0 {
+        let files = if sums.problems == 1 { "file" } else { "files" };
+        put(out, format_args!("; {} bad info {files}", sums.problems));
+    }
+    out.push(b'\n');
+}
+
+fn put(out: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
+    out.write_fmt(what).expect("a Vec takes every write");
+}
