@@ -1,0 +1,5 @@
+//! The `client` command as people and programs use it: real processes of both commands.
+
+mod follow;
+mod once;
+mod stage;
