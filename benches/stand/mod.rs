@@ -1,0 +1,27 @@
+//! What every bench stands on: a server of its own in a directory of its own.
+
+use lapwing::{Server, ServerOptions};
+use tempfile::TempDir;
+
+/// A server and its info directory, both gone when this is dropped.
+pub struct Stand {
+    /// First, so that it is dropped before its directory.
+    pub server: Server,
+    _directory: TempDir,
+}
+
+impl Stand {
+    /// Starts a server of that name with 1 MiB of arena, changed as `change` says.
+    pub fn new(name: &str, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut options = ServerOptions::new(name.parse().expect("a server's name"));
+        options.info_dir = directory.path().to_owned();
+        options.ring_bytes = 1 << 20;
+        change(&mut options);
+        let server = Server::start(options).expect("a server starts");
+        Self {
+            server,
+            _directory: directory,
+        }
+    }
+}
