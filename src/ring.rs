@@ -14,11 +14,18 @@
 //!   W1  fence                          Release        length, position: bounded, then used
 //!       length, words, position        Relaxed        words                               Relaxed
 //!   W2  stamp = ready n                Release    R2  fence                               Acquire
-//!       head = n + 1                   Relaxed        large: position < floor? lapped     Relaxed
-//!                                                     stamp != before? lapped             Relaxed
+//!   S1  head = n + 1                   Release        large: position < floor? lapped     Relaxed
+//!       wake                                          stamp != before? lapped             Relaxed
+//!
+//!                                                 a reader that found nothing
+//!                                                     seen = head                         Relaxed
+//!                                                 S2  fence                               Acquire
+//!                                                     stamp >= ready n? poll again        Relaxed
+//!                                                     sleep while head == seen
 //!
 //!   W2 with R1: who sees ready n sees the whole of message n, or parts of a newer one.
 //!   W1 with R2: who saw a word of a newer message sees that the stamp or the floor has moved.
+//!   S1 with S2: who saw the head behind message n sees its stamp, and does not sleep on that head.
 //! ```
 //!
 //! Stamps only grow and sequences are dense from 0, so a stamp tells a reader what it missed, exactly. The publisher
@@ -171,7 +178,8 @@ impl Writer {
         // W2, pairs with R1: who sees this stamp sees the message.
         slot[STAMP].store(ready(sequence), Ordering::Release);
         self.next = sequence + 1;
-        memory[HEAD_WORD].store(self.next << 1, Ordering::Relaxed);
+        // S1, pairs with S2: who sees this head sees the stamp above.
+        memory[HEAD_WORD].store(self.next << 1, Ordering::Release);
         sequence
     }
 
@@ -186,9 +194,10 @@ impl Writer {
     /// Ends the stream. Nothing may be published after it.
     pub(crate) fn close(&mut self, memory: &[AtomicU64]) {
         let slot = self.geometry.slot_at(self.next);
-        // W2: who sees the end has seen all before it, since each slot is polled in turn.
-        memory[slot + STAMP].store(ended(self.next), Ordering::Release);
-        memory[HEAD_WORD].store(self.next << 1 | 1, Ordering::Relaxed);
+        // Relaxed: no words belong to it, and since each slot is polled in turn, who sees the end has seen all before it.
+        memory[slot + STAMP].store(ended(self.next), Ordering::Relaxed);
+        // S1, pairs with S2: who sees this head sees the stamp above.
+        memory[HEAD_WORD].store(self.next << 1 | 1, Ordering::Release);
     }
 }
 
@@ -201,14 +210,9 @@ pub struct Head {
     pub closed: bool,
 }
 
-/// The head as it lies in memory. Its low half is the futex word.
-pub(crate) fn head_word(words: Words<'_>) -> u64 {
-    words.load(HEAD_WORD)
-}
-
 /// Loads the head: a hint that may be one message behind, and a claim like all in the segment.
 pub(crate) fn head(words: Words<'_>) -> Head {
-    let word = head_word(words);
+    let word = words.load(HEAD_WORD);
     Head {
         next: (word >> 1).min(MAX_SEQUENCE),
         closed: word & 1 == 1,
@@ -425,6 +429,14 @@ impl Reader {
     #[inline]
     pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {
         words.load(self.geometry.slot_at(self.cursor) + STAMP) >= ready(self.cursor)
+    }
+
+    /// The head word, to sleep for as long as it stays the same; `None` if a poll would find something.
+    pub(crate) fn sleep_word(&self, words: Words<'_>) -> Option<u64> {
+        let seen = words.load(HEAD_WORD);
+        // S2, pairs with S1: a message whose head was seen above is seen below.
+        fence(Ordering::Acquire);
+        (!self.is_ready(words)).then_some(seen)
     }
 
     /// Looks once at the slot that the cursor points at. `read` makes what it wants of the message in place; its

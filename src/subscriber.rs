@@ -310,11 +310,10 @@ impl Subscriber {
 
     fn sleep(&mut self, deadline: Option<Instant>) -> Waited {
         loop {
-            // The head first: a message that comes after this look changes it, and the sleep does not begin.
-            let seen = ring::head_word(self.segment.words());
-            if self.is_ready() {
+            // A message that comes after this look changes the head, and the sleep does not begin.
+            let Some(seen) = self.reader.sleep_word(self.segment.words()) else {
                 return Waited::Ready;
-            }
+            };
             let now = Instant::now();
             if let Some(end) = self.ends(now, deadline) {
                 return end;

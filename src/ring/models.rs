@@ -4,7 +4,7 @@
 //! Run by `.ci/loom`. Each ordering and each step of the protocol is needed: `.ci/mutants` takes them away one by one
 //! and expects one of these models to fail.
 
-use loom::sync::Arc;
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use super::*;
@@ -155,6 +155,83 @@ fn oldest_is_readable_or_was_overwritten_meanwhile() {
         assert!(start <= 2);
         if outcome == Poll::Empty {
             assert_eq!(start, 2);
+        }
+    });
+}
+
+/// What futex(2) does: it looks at the word once more under the lock under which it is woken.
+#[derive(Default)]
+struct Futex {
+    queue: Mutex<()>,
+    woken: Condvar,
+}
+
+impl Futex {
+    fn wait(&self, word: &AtomicU64, seen: u64) {
+        let queue = self.queue.lock().unwrap();
+        if word.load(Ordering::Relaxed) == seen {
+            drop(self.woken.wait(queue).unwrap());
+        }
+    }
+
+    fn wake(&self) {
+        drop(self.queue.lock().unwrap());
+        self.woken.notify_all();
+    }
+}
+
+/// A reader sleeps until the publisher has done its `last` thing and wakes it once. A wake that is lost is a deadlock,
+/// which loom notices.
+fn sleep_through(last: impl Fn(&Ring, &mut Writer) + Send + Sync + Copy + 'static) -> impl Fn() + Send + Sync {
+    move || {
+        let ring = Ring::new(2, 64);
+        let futex = Arc::new(Futex::default());
+        let mut writer = Writer::new(ring.geometry);
+        let publisher = thread::spawn({
+            let (ring, futex) = (ring.clone(), futex.clone());
+            move || {
+                last(&ring, &mut writer);
+                futex.wake();
+            }
+        });
+
+        let reader = Reader::new(ring.geometry, 0);
+        while let Some(seen) = reader.sleep_word(ring.words()) {
+            futex.wait(&ring.memory[HEAD_WORD], seen);
+        }
+        publisher.join().unwrap();
+    }
+}
+
+#[test]
+fn sleeper_is_woken_by_a_message() {
+    loom::model(sleep_through(|ring, writer| publish(ring, writer, 1)));
+}
+
+#[test]
+fn sleeper_is_woken_by_the_end() {
+    loom::model(sleep_through(|ring, writer| writer.close(&ring.memory)));
+}
+
+#[test]
+fn newer_length_with_an_older_position_is_a_lap() {
+    loom::model(|| {
+        let ring = Ring::new(2, 128);
+        let mut writer = Writer::new(ring.geometry);
+        // As a position, this leaves no room for 5 words before the arena's end.
+        writer.publish(&ring.memory, &15_u64.to_ne_bytes(), 0, 0);
+        publish(&ring, &mut writer, 1);
+        let publisher = thread::spawn({
+            let ring = ring.clone();
+            move || publish(&ring, &mut writer, 5)
+        });
+
+        let outcome = Reader::new(ring.geometry, 0).poll(ring.words(), |view| view.words().iter().collect::<Vec<_>>());
+        publisher.join().unwrap();
+
+        match outcome {
+            Poll::Message(received) => assert_eq!(received.value, [15]),
+            outcome => assert!(matches!(outcome, Poll::Lapped { first: 0, .. }), "{outcome:?}"),
         }
     });
 }

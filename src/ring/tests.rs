@@ -151,6 +151,21 @@ fn message_that_was_begun_and_given_up_costs_no_sequence() {
 }
 
 #[test]
+fn message_buried_by_one_that_was_given_up_stays_buried() {
+    let mut ring = Ring::new(64, 64, 4096);
+    ring.publish(&[1; 2048]);
+    ring.publish(&[2; 2048]);
+
+    let place = ring.writer.begin(&ring.memory, 4096);
+    store_bytes(&ring.memory[place.start..], &[3; 4096]);
+    ring.publish(&[4; 100]);
+
+    let mut reader = ring.reader(1);
+    assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 1, missed: 1 });
+    assert_eq!(poll(&ring, &mut reader), message(2, &[4; 100]));
+}
+
+#[test]
 fn end_is_seen_after_the_last_message_and_not_before() {
     let mut ring = Ring::new(4, 64, 4096);
     let mut reader = ring.reader(0);
@@ -191,6 +206,17 @@ fn length_from_a_hostile_publisher_never_reaches_past_its_place() {
             "{length:x}"
         );
     }
+}
+
+#[test]
+fn large_message_beyond_the_longest_is_corrupt_although_the_arena_has_room() {
+    let mut ring = Ring::new(4, 64, 4096);
+    ring.publish(&[1; 1024]);
+    let geometry = Geometry::new(4, 64, 4096, Some(1023)).unwrap();
+
+    let outcome = Reader::new(geometry, 0).poll(ring.words(), |_| ());
+
+    assert_eq!(outcome, Poll::Corrupt { sequence: 0 });
 }
 
 #[test]
