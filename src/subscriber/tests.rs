@@ -5,7 +5,10 @@ use std::thread;
 
 use super::*;
 use crate::discovery::ServerName;
+use crate::layout::{Geometry, Header};
+use crate::segment::Owned;
 use crate::server::{Server, ServerOptions};
+use crate::sync::Ordering;
 
 /// Long enough for anything here; a test that needs it has failed.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -153,8 +156,8 @@ fn drain_gives_every_outcome_in_order_up_to_the_limit() {
     let few = subscriber.drain(3, |view| view.len(), |outcome| outcomes.push(outcome));
     let rest = subscriber.drain(100, |view| view.len(), |outcome| outcomes.push(outcome));
 
-    // The end takes a slot as well: of eight, seven hold messages.
-    assert_eq!((few, rest), (3, 4));
+    // The lap counts towards the limit. The end takes a slot as well: of eight, seven hold messages.
+    assert_eq!((few, rest), (2, 5));
     assert_eq!(outcomes[0], Poll::Lapped { first: 0, missed: 3 });
     assert!(
         outcomes[1..8]
@@ -163,6 +166,28 @@ fn drain_gives_every_outcome_in_order_up_to_the_limit() {
             .all(|(outcome, expected)| sequence(outcome) == Some(expected))
     );
     assert_eq!(outcomes[8..], [Poll::Ended]);
+}
+
+#[test]
+fn drain_of_a_segment_that_laps_without_end_ends_at_the_limit() {
+    let geometry = Geometry::new(8, 64, 4096, None).unwrap();
+    let header = Header::new(&geometry, Incarnation::from_bytes([1; 16]), "hostile", 0, 1);
+    let segment = Owned::private(header, geometry).unwrap();
+    for slot in 0..8 {
+        // Ready, and far ahead of the head that is told.
+        let stamp = ((8 << 40) + slot) << 2 | 2;
+        segment.memory()[geometry.slot_at(slot)].store(stamp, Ordering::Relaxed);
+    }
+    let mut subscriber = Subscriber::on(segment.share(), Join::Sequence(0));
+    let mut laps = 0;
+
+    let messages = subscriber.drain(
+        100,
+        |_| (),
+        |outcome| laps += u64::from(matches!(outcome, Poll::Lapped { .. })),
+    );
+
+    assert_eq!((messages, laps), (0, 100));
 }
 
 #[test]
