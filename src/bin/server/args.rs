@@ -54,7 +54,7 @@ pub struct Args {
     ring_size: u64,
 
     /// How many messages are retained at most: a power of two [default: by the ring's size]
-    #[arg(long, help_heading = "Ring", value_name = "N")]
+    #[arg(long, help_heading = "Ring", value_name = "N", value_parser = cli::size)]
     slots: Option<u64>,
 
     /// Bytes of a slot: a power of two from 64; a message that is 32 bytes shorter lies in its slot
