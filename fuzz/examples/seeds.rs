@@ -60,6 +60,7 @@ fn frames() -> (Vec<u8>, Vec<u8>) {
         heartbeat_ms: 1000,
         silence_ms: 10_000,
         connections: 1,
+        closed: false,
         name: "prices".to_owned(),
     };
     let server = [

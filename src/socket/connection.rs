@@ -359,7 +359,7 @@ impl Connection {
 /// What this server says of itself to a new client.
 fn hello(connections: u32, hub: &Hub) -> Hello {
     let segment = &hub.segment;
-    let head = ring::head(segment.words()).next;
+    let ring::Head { next: head, closed } = ring::head(segment.words());
     Hello {
         incarnation: segment.header().incarnation(),
         head,
@@ -368,6 +368,7 @@ fn hello(connections: u32, hub: &Hub) -> Hello {
         heartbeat_ms: millis(hub.deadlines.heartbeat),
         silence_ms: millis(hub.deadlines.silence),
         connections,
+        closed,
         name: segment.header().name().to_owned(),
     }
 }

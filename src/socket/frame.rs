@@ -116,6 +116,8 @@ pub struct Hello {
     pub silence_ms: u32,
     /// Connections that the server has, with this one.
     pub connections: u32,
+    /// Whether the publisher has ended the stream: no message `head` will come.
+    pub closed: bool,
     /// The server's name, at most [`MAX_NAME_BYTES`].
     pub name: String,
 }

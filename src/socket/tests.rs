@@ -512,6 +512,7 @@ fn server_that_falls_silent_is_noticed() {
             heartbeat_ms: 10,
             silence_ms: 60,
             connections: 1,
+            closed: false,
             name: String::new(),
         };
         ServerFrame::Hello(hello).append_to(&mut bytes);

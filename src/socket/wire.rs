@@ -186,7 +186,7 @@ impl ServerFrame<'_> {
 impl Hello {
     fn append_body(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&u16::from(self.closed).to_le_bytes());
         out.extend_from_slice(&self.connections.to_le_bytes());
         out.extend_from_slice(&self.incarnation.to_bytes());
         out.extend_from_slice(&self.head.to_le_bytes());
@@ -199,7 +199,11 @@ impl Hello {
 
     fn parse(mut fields: Fields<'_>) -> Result<Self, FrameError> {
         fields.version()?;
-        fields.zero::<2>()?;
+        let closed = match fields.u16()? {
+            0 => false,
+            1 => true,
+            _ => return Err(FrameError::Field("flags")),
+        };
         let connections = fields.u32()?;
         let incarnation = Incarnation::from_bytes(fields.array()?);
         let head = fields.u64()?;
@@ -225,6 +229,7 @@ impl Hello {
             heartbeat_ms,
             silence_ms,
             connections,
+            closed,
             name,
         })
     }
@@ -305,6 +310,10 @@ impl Fields<'_> {
         Ok(*front)
     }
 
+    fn u16(&mut self) -> Result<u16, FrameError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
     fn u32(&mut self) -> Result<u32, FrameError> {
         self.array().map(u32::from_le_bytes)
     }
@@ -363,6 +372,7 @@ mod tests {
                 heartbeat_ms: 1000,
                 silence_ms: 10_000,
                 connections: 1,
+                closed: false,
                 name: "prices".into(),
             }),
             ServerFrame::Start { first: 41, missed: 0 },
