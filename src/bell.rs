@@ -10,20 +10,18 @@
 //!             faster, the service thread is asked to make the trailing wakes until the stream pauses
 //! ```
 //!
-//! The service thread raises SERVICE, makes the barrier and looks at the ring once more before it sleeps; the publisher
-//! stores the head and then looks at the flag. One of the two sees the other: membarrier(2) stands in for the fence
-//! that the publisher would otherwise pay for with every message.
+//! `wakes.rs` has the flags and why no wake is lost; this file has the system calls.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence};
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use rustix::thread::{MembarrierCommand, futex, membarrier};
 
 use crate::ring;
 use crate::segment::Segment;
+use crate::wakes::{READERS, SERVICE, Trail, Wakes};
 
 /// Shortest time between two wakes that the publisher makes itself. A reader that spins at least this long before it
 /// sleeps is hardly ever asleep when a wake is withheld.
@@ -33,24 +31,17 @@ const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
 /// How often the kernel is asked whether anybody is attached.
 pub(crate) const CENSUS_INTERVAL: Duration = Duration::from_millis(50);
 
-const SERVICE: u32 = 1;
-const READERS: u32 = 2;
-
 /// Shared by a server's publisher and its service thread.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    /// Alone on its cache line: the publisher loads it with every message, and it changes rarely.
-    listening: CachePadded<AtomicU32>,
-    /// The publisher withheld a wake, and the service thread makes it.
-    trailing: AtomicBool,
+    wakes: Wakes,
     waker: OnceLock<mio::Waker>,
 }
 
 impl Bell {
     pub(crate) fn new() -> Self {
         Self {
-            listening: CachePadded::new(AtomicU32::new(0)),
-            trailing: AtomicBool::new(false),
+            wakes: Wakes::new(),
             waker: OnceLock::new(),
         }
     }
@@ -101,27 +92,24 @@ impl Ringer {
     /// To be called after every message, or after the last of a batch. Costs a load if nobody listens.
     #[inline]
     pub(crate) fn ring(&mut self, now_ns: u64) {
-        // Pairs with the barrier in `Attendant::prepare_to_sleep`: the head is stored before the flag is loaded.
-        compiler_fence(Ordering::SeqCst);
-        let listening = self.bell.listening.load(Ordering::Relaxed);
-        if listening != 0 {
-            self.wake(listening, now_ns);
+        let asked = self.bell.wakes.asked();
+        if asked != 0 {
+            self.wake(asked, now_ns);
         }
     }
 
     #[cold]
-    fn wake(&mut self, listening: u32, now_ns: u64) {
-        if listening & SERVICE != 0 {
-            self.bell.listening.fetch_and(!SERVICE, Ordering::Relaxed);
+    fn wake(&mut self, asked: u32, now_ns: u64) {
+        if asked & SERVICE != 0 {
+            self.bell.wakes.settle(SERVICE);
             self.bell.wake_service();
         }
-        if listening & READERS != 0 {
+        if asked & READERS != 0 {
             // A clock that was set back counts as a long time.
             if now_ns.wrapping_sub(self.last_wake_ns) >= WAKE_INTERVAL.as_nanos() as u64 {
                 self.last_wake_ns = now_ns;
                 wake_readers(&self.segment);
-            } else if !self.bell.trailing.swap(true, Ordering::AcqRel) {
-                // AcqRel, pairs with the swap in `Attendant::make_trailing_wake`: it sees the head stored before this.
+            } else if self.bell.wakes.withhold() {
                 self.bell.wake_service();
             }
         }
@@ -143,8 +131,9 @@ pub(crate) struct Attendant {
     beats: u64,
     next_beat: Instant,
     next_census: Instant,
-    /// While wakes are made for the publisher: when the next is due, and the head at the last.
-    trailing: Option<(Instant, u64)>,
+    /// The wakes that the publisher withheld, and when the next is due.
+    trail: Trail,
+    next_wake: Instant,
     /// Whether membarrier(2) is to be had. If not, sleeps are kept short instead.
     has_barrier: bool,
 }
@@ -162,7 +151,8 @@ impl Attendant {
             beats: 0,
             next_beat: now,
             next_census: now,
-            trailing: None,
+            trail: Trail::default(),
+            next_wake: now,
             has_barrier,
         }
     }
@@ -182,8 +172,14 @@ impl Attendant {
         if self.segment.id().is_some() {
             next = next.min(self.next_census);
         }
-        if let Some(due) = self.make_trailing_wake(now) {
-            next = next.min(due);
+        // The first is due at once: the publisher's last wake may be as old as WAKE_INTERVAL.
+        if !self.trail.is_on() || now >= self.next_wake {
+            let head = || ring::head(self.segment.words()).next;
+            self.trail.turn(&self.bell.wakes, head, || wake_readers(&self.segment));
+            self.next_wake = now + TRAILING_INTERVAL;
+        }
+        if self.trail.is_on() {
+            next = next.min(self.next_wake);
         }
         next
     }
@@ -195,59 +191,29 @@ impl Attendant {
             .status()
             .map_or(2, |status| status.map_or(1, |status| status.attached));
         if attached > 1 {
-            self.bell.listening.fetch_or(READERS, Ordering::Relaxed);
+            // No barrier: readers sleep no longer than a moment until the census has counted them.
+            self.bell.wakes.ask(READERS, || ());
         } else {
-            self.bell.listening.fetch_and(!READERS, Ordering::Relaxed);
+            self.bell.wakes.settle(READERS);
         }
-    }
-
-    fn make_trailing_wake(&mut self, now: Instant) -> Option<Instant> {
-        let head = || ring::head(self.segment.words()).next;
-        let Some((due, last)) = self.trailing else {
-            if self.bell.trailing.load(Ordering::Relaxed) {
-                // The first is due at once: the publisher's last wake may be as old as WAKE_INTERVAL.
-                self.trailing = Some((now + TRAILING_INTERVAL, head()));
-                wake_readers(&self.segment);
-            }
-            return self.trailing.map(|(due, _)| due);
-        };
-        if now < due {
-            return Some(due);
-        }
-        let current = head();
-        if current != last {
-            wake_readers(&self.segment);
-            self.trailing = Some((now + TRAILING_INTERVAL, current));
-            return self.trailing.map(|(due, _)| due);
-        }
-        // The stream paused. AcqRel, pairs with the swap in `Ringer::wake`: a publisher that found the duty taken stored
-        // its head before, and it is seen below.
-        self.trailing = None;
-        self.bell.trailing.swap(false, Ordering::AcqRel);
-        if head() != last {
-            wake_readers(&self.segment);
-        }
-        None
     }
 
     /// Asks the publisher to wake this thread for the next message. After this the caller must look at the ring once
     /// more before it sleeps. Returns how long it may then sleep at most, if that is bounded.
     pub(crate) fn prepare_to_sleep(&self) -> Option<Duration> {
-        self.bell.listening.fetch_or(SERVICE, Ordering::Relaxed);
-        // Pairs with the compiler fence in `Ringer::ring`: every publisher that did not see the flag stored its head
-        // before this returns.
-        if self.has_barrier && membarrier(MembarrierCommand::PrivateExpedited).is_ok() {
-            None
-        } else {
-            std::sync::atomic::fence(Ordering::SeqCst);
-            Some(TRAILING_INTERVAL)
-        }
+        let is_ordered = self.bell.wakes.ask(SERVICE, || {
+            // B2, pairs with B1 in `Wakes::asked`.
+            let is_ordered = self.has_barrier && membarrier(MembarrierCommand::PrivateExpedited).is_ok();
+            if !is_ordered {
+                fence(Ordering::SeqCst);
+            }
+            is_ordered
+        });
+        (!is_ordered).then_some(TRAILING_INTERVAL)
     }
 
     /// Takes the request back: the thread is up.
     pub(crate) fn woken(&self) {
-        if self.bell.listening.load(Ordering::Relaxed) & SERVICE != 0 {
-            self.bell.listening.fetch_and(!SERVICE, Ordering::Relaxed);
-        }
+        self.bell.wakes.settle(SERVICE);
     }
 }

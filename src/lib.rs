@@ -1,4 +1,8 @@
 //! Lapwing: a zero-copy, lock-free shared-memory message bus for Linux, with the same stream over TCP.
+#![cfg_attr(
+    loom,
+    allow(dead_code, reason = "the models need a part of what is left in a loom build")
+)]
 
 mod sync;
 
@@ -24,6 +28,8 @@ pub mod limits;
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "SysV shared memory has no safe wrapper")]
 pub mod segment;
+
+mod wakes;
 
 #[cfg(not(loom))]
 mod bell;

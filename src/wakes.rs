@@ -1,0 +1,116 @@
+//! Who asked to be woken, and who owes a wake: the flags between the publisher and the service thread, without any
+//! system call, so that loom can go through all that may happen between them.
+//!
+//! ```text
+//!       publisher                              service thread, before it sleeps
+//!       head = n + 1                           asked |= SERVICE
+//!   B1  barrier                            B2  barrier
+//!       asked & SERVICE? wake it               head moved? stay up
+//!
+//!       publisher that withholds a wake        service thread, when the stream seems to have paused
+//!       head = n + 1                           owed = false          (T2, AcqRel)
+//!       owed = true            (T1, AcqRel)    head moved? wake the readers once more
+//!       was false? wake the service thread
+//!
+//!   B1 with B2: one of the two sees what the other stored. B1 is for the compiler alone: membarrier(2) in B2 makes the
+//!   publisher's processor keep the order, so that the publisher does not pay for a fence with every message.
+//!   T1 with T2: a publisher that finds the wake owed already stored its head before T2, which then sees it.
+//! ```
+
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+
+/// The service thread wants to be woken for the next message.
+pub(crate) const SERVICE: u32 = 1;
+/// Processes are attached and may sleep on the futex word.
+pub(crate) const READERS: u32 = 2;
+
+/// The flags of one server.
+#[derive(Debug)]
+pub(crate) struct Wakes {
+    /// Alone on its cache line: the publisher loads it with every message, and it changes rarely.
+    asked: CachePadded<AtomicU32>,
+    /// The publisher withheld a wake, and the service thread makes it.
+    owed: AtomicBool,
+}
+
+impl Wakes {
+    pub(crate) fn new() -> Self {
+        Self {
+            asked: CachePadded::new(AtomicU32::new(0)),
+            owed: AtomicBool::new(false),
+        }
+    }
+
+    /// Who asked, for a publisher that has just stored its head. Costs a load.
+    #[inline]
+    pub(crate) fn asked(&self) -> u32 {
+        // B1, pairs with B2: the head is stored before the flag is loaded.
+        #[cfg(not(loom))]
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        #[cfg(loom)]
+        crate::sync::fence(Ordering::SeqCst);
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Raises a flag. `barrier` must make every publisher that did not see it store its head before this returns (B2).
+    pub(crate) fn ask<R>(&self, flag: u32, barrier: impl FnOnce() -> R) -> R {
+        self.asked.fetch_or(flag, Ordering::Relaxed);
+        barrier()
+    }
+
+    /// Lowers a flag: the publisher when it is about to wake who asked, or who asked when that is no longer wanted.
+    pub(crate) fn settle(&self, flag: u32) {
+        if self.asked.load(Ordering::Relaxed) & flag != 0 {
+            self.asked.fetch_and(!flag, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves a wake to the service thread. Returns whether that must be told so.
+    pub(crate) fn withhold(&self) -> bool {
+        // T1, pairs with T2.
+        !self.owed.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// The service thread's side of withheld wakes: it makes them now and then, until the stream pauses.
+#[derive(Debug, Default)]
+pub(crate) struct Trail {
+    /// The head when the readers were last woken, while there are wakes to make.
+    last: Option<u64>,
+}
+
+impl Trail {
+    /// Whether another turn is due a while after the last one.
+    pub(crate) const fn is_on(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Begins or goes on, if there is anything to do.
+    pub(crate) fn turn(&mut self, wakes: &Wakes, head: impl Fn() -> u64, wake_readers: impl Fn()) {
+        let Some(last) = self.last else {
+            if wakes.owed.load(Ordering::Relaxed) {
+                self.last = Some(head());
+                wake_readers();
+            }
+            return;
+        };
+        let current = head();
+        if current != last {
+            self.last = Some(current);
+            wake_readers();
+            return;
+        }
+        // The stream paused.
+        self.last = None;
+        // T2, pairs with T1: what was published before the duty ends here is seen below.
+        wakes.owed.swap(false, Ordering::AcqRel);
+        if head() != last {
+            wake_readers();
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models;

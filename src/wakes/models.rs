@@ -1,0 +1,132 @@
+//! The wakes under loom. The ring is no more than its head here, and a wake that is lost is a deadlock, which loom
+//! notices.
+
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+
+use super::*;
+use crate::sync::{AtomicU64, fence};
+
+/// An eventfd: remembers that it was written to.
+#[derive(Default)]
+struct Event {
+    is_set: Mutex<bool>,
+    set: Condvar,
+}
+
+impl Event {
+    fn set(&self) {
+        *self.is_set.lock().unwrap() = true;
+        self.set.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut is_set = self.is_set.lock().unwrap();
+        while !*is_set {
+            is_set = self.set.wait(is_set).unwrap();
+        }
+        *is_set = false;
+    }
+}
+
+#[test]
+fn service_thread_never_sleeps_through_a_message() {
+    loom::model(|| {
+        let shared = Arc::new((Wakes::new(), AtomicU64::new(0), Event::default()));
+        let publisher = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let (wakes, head, event) = &*shared;
+                for next in 1..=2 {
+                    head.store(next, Ordering::Release);
+                    if wakes.asked() & SERVICE != 0 {
+                        wakes.settle(SERVICE);
+                        event.set();
+                    }
+                }
+            }
+        });
+
+        let (wakes, head, event) = &*shared;
+        loop {
+            wakes.ask(SERVICE, || fence(Ordering::SeqCst));
+            if head.load(Ordering::Relaxed) == 2 {
+                break;
+            }
+            event.wait();
+            wakes.settle(SERVICE);
+        }
+        publisher.join().unwrap();
+    });
+}
+
+/// What futex(2) does: it looks at the word once more under the lock under which it is woken.
+#[derive(Default)]
+struct Futex {
+    queue: Mutex<()>,
+    woken: Condvar,
+}
+
+impl Futex {
+    fn wait(&self, word: &AtomicU64, seen: u64) {
+        let queue = self.queue.lock().unwrap();
+        if word.load(Ordering::Relaxed) == seen {
+            drop(self.woken.wait(queue).unwrap());
+        }
+    }
+
+    fn wake(&self) {
+        drop(self.queue.lock().unwrap());
+        self.woken.notify_all();
+    }
+}
+
+#[test]
+fn withheld_wake_is_made_by_the_service_thread() {
+    let mut model = loom::model::Builder::new();
+    // Three threads: all interleavings with up to three preemptions, which is more than the two that a lost wake takes.
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let shared = Arc::new((Wakes::new(), AtomicU64::new(0), Event::default(), Futex::default()));
+        let is_done = Arc::new(AtomicBool::new(false));
+        let publisher = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let (wakes, head, event, _) = &*shared;
+                for next in 1..=2 {
+                    head.store(next, Ordering::Release);
+                    if wakes.withhold() {
+                        event.set();
+                    }
+                }
+            }
+        });
+        let reader = thread::spawn({
+            let (shared, is_done) = (shared.clone(), is_done.clone());
+            move || {
+                let (_, head, event, futex) = &*shared;
+                loop {
+                    let seen = head.load(Ordering::Relaxed);
+                    if seen == 2 {
+                        break;
+                    }
+                    futex.wait(head, seen);
+                }
+                is_done.store(true, Ordering::Relaxed);
+                event.set();
+            }
+        });
+
+        let (wakes, head, event, futex) = &*shared;
+        let mut trail = Trail::default();
+        while !is_done.load(Ordering::Relaxed) {
+            event.wait();
+            trail.turn(wakes, || head.load(Ordering::Relaxed), || futex.wake());
+            while trail.is_on() {
+                trail.turn(wakes, || head.load(Ordering::Relaxed), || futex.wake());
+            }
+        }
+        publisher.join().unwrap();
+        reader.join().unwrap();
+    });
+}
