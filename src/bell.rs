@@ -23,9 +23,10 @@ use crate::ring;
 use crate::segment::Segment;
 use crate::wakes::{READERS, SERVICE, Trail, Wakes};
 
-/// Shortest time between two wakes that the publisher makes itself. A reader that spins at least this long before it
-/// sleeps is hardly ever asleep when a wake is withheld.
-pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(50);
+/// Shortest time between two wakes that the publisher makes itself. Readers spin for longer than this before they sleep:
+/// one that was awake at a wake, or was woken by it, is awake still when the next is withheld. Only a publisher that is
+/// preempted between a message and its wake can leave a reader asleep, for as long as a trailing wake takes.
+pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
 /// How often the service thread makes the wakes that the publisher withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
 /// How often the kernel is asked whether anybody is attached.
@@ -89,12 +90,13 @@ impl Ringer {
         }
     }
 
-    /// To be called after every message, or after the last of a batch. Costs a load if nobody listens.
+    /// To be called after every message, or after the last of a batch. Costs a load if nobody listens; `now_ns` is called
+    /// only if somebody does, and must not be much older than the message.
     #[inline]
-    pub(crate) fn ring(&mut self, now_ns: u64) {
+    pub(crate) fn ring(&mut self, now_ns: impl FnOnce() -> u64) {
         let asked = self.bell.wakes.asked();
         if asked != 0 {
-            self.wake(asked, now_ns);
+            self.wake(asked, now_ns());
         }
     }
 

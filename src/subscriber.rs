@@ -53,7 +53,7 @@ pub enum WaitStrategy {
     Adaptive,
     /// Never sleeps: the shortest latency, for a whole core.
     Spin,
-    /// Sleeps after a few microseconds: the least work, for a wake-up with every message.
+    /// Sleeps after some 25 us: the least work, for a wake-up with every message.
     Block,
 }
 
@@ -71,10 +71,12 @@ pub enum Waited {
     Dead,
 }
 
-/// How long an adaptive wait spins before it sleeps: longer than a publisher ever withholds a wake for.
-const SPIN_TIME: Duration = WAKE_INTERVAL.saturating_mul(2);
+/// How long an adaptive wait spins before it sleeps, if the last wait took no longer than that.
+const SPIN_TIME: Duration = Duration::from_micros(100);
 /// How long a wait spins that is likely to end asleep anyway.
-const BRIEF_SPIN_TIME: Duration = Duration::from_micros(5);
+const BRIEF_SPIN_TIME: Duration = Duration::from_micros(24);
+/// A wake may be withheld from those who spin, so nobody may spin for less.
+const _: () = assert!(BRIEF_SPIN_TIME.as_nanos() > WAKE_INTERVAL.as_nanos());
 /// Polls between two looks at the clock.
 const POLLS_PER_CLOCK: u32 = 64;
 /// Pauses before a reader that was receiving a stream looks again. Hammering the line that the publisher is about to
@@ -252,13 +254,12 @@ impl Subscriber {
             WaitStrategy::Adaptive if self.is_brisk => Some(start + SPIN_TIME),
             WaitStrategy::Adaptive | WaitStrategy::Block => Some(start + BRIEF_SPIN_TIME),
         };
-        let (waited, now) = self.spin_until(spin_until, deadline);
-        if let Some(waited) = waited {
-            self.is_brisk = now < start + SPIN_TIME;
-            return waited;
-        }
-        self.is_brisk = false;
-        self.sleep(deadline)
+        let (waited, now) = match self.spin_until(spin_until, deadline) {
+            (Some(waited), now) => (waited, now),
+            (None, _) => (self.sleep(deadline), Instant::now()),
+        };
+        self.is_brisk = now < start + SPIN_TIME;
+        waited
     }
 
     /// Looks again and again, until there is something or `end`. Returns what ended it, and when that was.
