@@ -58,25 +58,7 @@ pub(super) fn try_shared_memory(found: &Found, start: Instant) -> (Option<Subscr
             outcome.map_err(|error| with_causes(&error))
         }
     };
-    let took = start.elapsed();
-    match outcome {
-        Ok(subscriber) => (
-            Some(subscriber),
-            Attempt {
-                outcome: Ok(()),
-                steps,
-                took,
-            },
-        ),
-        Err(reason) => (
-            None,
-            Attempt {
-                outcome: Err(reason),
-                steps,
-                took,
-            },
-        ),
-    }
+    conclude(outcome, steps, start)
 }
 
 fn namespace_step(found: &Found) -> Step {
@@ -137,25 +119,16 @@ pub(super) fn try_socket(found: &Found, options: &ProbeOptions, start: Instant) 
             outcome.map_err(|error| with_causes(&error))
         }
     };
+    conclude(outcome, steps, start)
+}
+
+fn conclude<T>(outcome: Result<T, String>, steps: Vec<Step>, start: Instant) -> (Option<T>, Attempt) {
     let took = start.elapsed();
-    match outcome {
-        Ok(remote) => (
-            Some(remote),
-            Attempt {
-                outcome: Ok(()),
-                steps,
-                took,
-            },
-        ),
-        Err(reason) => (
-            None,
-            Attempt {
-                outcome: Err(reason),
-                steps,
-                took,
-            },
-        ),
-    }
+    let (works, outcome) = match outcome {
+        Ok(works) => (Some(works), Ok(())),
+        Err(reason) => (None, Err(reason)),
+    };
+    (works, Attempt { outcome, steps, took })
 }
 
 fn socket_fix(found: &Found, error: &RemoteError) -> String {
