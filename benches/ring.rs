@@ -60,10 +60,11 @@ fn publish_in_batches(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("64", |bencher| {
         let before = stand.server.publisher().next_sequence();
+        let payload = [0x5a; 64];
         bencher.iter(|| {
             let mut batch = stand.server.publisher().batch();
             for tag in 0..BATCH {
-                batch.push(tag, black_box(&[0x5a; 64])).expect("short enough");
+                batch.push(tag, black_box(&payload)).expect("short enough");
             }
         });
         let published = stand.server.publisher().next_sequence() - before;
