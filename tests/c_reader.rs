@@ -125,7 +125,7 @@ fn program_of_the_page_says_what_it_missed_and_reads_on() {
     }
     let output = read_with(&program, segment_of(&server));
 
-    // Lapped at 0, it leaves a quarter of the ring between itself and the publisher, and from there on misses one by one.
+    // Lapped at 0, it goes on a quarter of the ring ahead of the publisher, and from there on misses one by one.
     let (mut stdout, mut stderr, mut next) = (Vec::new(), String::new(), 0);
     while next < 64 {
         let sequence = next;
