@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) follow: bool,
 
-    /// Only servers whose name matches this pattern of * ? [abc]
+    /// Only servers whose name matches this pattern of `*`, `?` and `[abc]`
     #[arg(long, value_name = "GLOB")]
     pub(crate) name: Option<Pattern>,
 
