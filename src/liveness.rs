@@ -28,10 +28,12 @@ pub enum ServerState {
     Dead,
     /// It ended its stream.
     Ended,
+    /// Something holds the lock on its info file, but nothing reaches it from here: its heartbeat cannot be seen.
+    Unknown,
 }
 
 impl ServerState {
-    /// The word for it: `live`, `hung`, `dead` or `ended`.
+    /// The word for it: `live`, `hung`, `dead`, `ended` or `unknown`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,6 +41,7 @@ impl ServerState {
             Self::Hung => "hung",
             Self::Dead => "dead",
             Self::Ended => "ended",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -217,7 +217,8 @@ fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadlin
     let Some(subscriber) = subscriber else {
         return match (answered, found.lock.is_held()) {
             (true, _) => ServerState::Live,
-            (false, Ok(true)) => ServerState::Hung,
+            // Somebody lives, and no heartbeat can be seen from here.
+            (false, Ok(true)) => ServerState::Unknown,
             // A server that leaves takes its info file with it, which was there a moment ago.
             (false, _) if !found.path.exists() => ServerState::Ended,
             (false, _) => ServerState::Dead,
@@ -299,6 +300,10 @@ impl Report {
         let reason = |attempt: &Attempt| attempt.outcome.clone().err().unwrap_or_default();
         match self.category {
             Category::Host => "shared memory and socket work".to_owned(),
+            Category::Container if self.state == ServerState::Hung => format!(
+                "shared memory works, but the heartbeat stands still; socket: {}",
+                reason(&self.socket)
+            ),
             Category::Container => format!("shared memory works; socket: {}", reason(&self.socket)),
             Category::Remote => format!("socket works; shared memory: {}", reason(&self.shared_memory)),
             Category::Vm if self.state == ServerState::Dead => {

@@ -136,13 +136,18 @@ fn socket_fix(found: &Found, error: &RemoteError) -> String {
     let only_loopback = !addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback());
     match (error, found.lock.is_held()) {
         (_, Ok(false)) => "start the server again: it is not running".to_owned(),
-        (RemoteError::Refused { .. } | RemoteError::Connect { .. } | RemoteError::TimedOut { .. }, _)
-            if only_loopback =>
-        {
+        (RemoteError::Refused { .. } | RemoteError::Connect { .. }, _) if only_loopback => {
             "the server listens on loopback only: start it with --listen and an address that this network reaches"
                 .to_owned()
         }
-        (RemoteError::TimedOut { .. }, _) => "look for a firewall, or give --timeout more time".to_owned(),
+        (RemoteError::TimedOut { .. }, _) => {
+            let pid = found.info.pid;
+            let firewall = if only_loopback { "" } else { "look for a firewall, " };
+            format!(
+                "{firewall}see whether the server's process {pid} is stopped, debugged or starved of CPU, \
+                 or give --timeout more time"
+            )
+        }
         _ => "see the reason".to_owned(),
     }
 }

@@ -56,6 +56,19 @@ fn category_follows_from_what_works_and_the_newest_messages_come_over_it() {
 }
 
 #[test]
+fn server_that_nothing_reaches_is_called_neither_hung_nor_dead_while_its_lock_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(&dir)).unwrap();
+    let mut found = found(&server);
+    found.info.shared_memory = None;
+    found.info.socket = None;
+
+    let report = look(&found);
+
+    assert_eq!((report.category, report.state), (Category::Vm, ServerState::Unknown));
+}
+
+#[test]
 fn server_that_has_just_left_is_not_called_dead() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(options(&dir)).unwrap();
