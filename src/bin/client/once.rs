@@ -62,7 +62,9 @@ pub(crate) fn run(args: &Args, style: &Style) -> Result<u8, Failure> {
             messages(&mut out, style, &findings);
             let mut problems = Vec::new();
             table::problems(&mut problems, &findings);
-            cli::say(String::from_utf8_lossy(&problems).trim_end());
+            for problem in String::from_utf8_lossy(&problems).lines() {
+                cli::say(&format!("client: {problem}"));
+            }
         }
     }
     let written = io::stdout().as_fd().try_clone_to_owned();
