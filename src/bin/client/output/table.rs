@@ -79,11 +79,13 @@ fn row(seen: &Seen, now_ns: u64) -> Row {
 /// How many messages a second since the server started; or how long ago the newest was, if that is long.
 fn pace(seen: &Seen, now_ns: u64) -> Option<String> {
     let (report, newest_ns) = (seen.report.as_ref()?, seen.newest_ns?);
+    // Not up to the newest message: one message, published at the very start, would be thousands a second.
+    let until_ns = now_ns.max(newest_ns);
     let age = Duration::from_nanos(now_ns.saturating_sub(newest_ns));
     Some(if age > YOUNG {
         format!("{} ago", quantity::time(age))
     } else {
-        let lived = Duration::from_nanos(newest_ns.saturating_sub(report.started_unix_ns));
+        let lived = Duration::from_nanos(until_ns.saturating_sub(report.started_unix_ns));
         quantity::rate(report.head, lived)
     })
 }
