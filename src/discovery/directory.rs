@@ -124,6 +124,9 @@ impl ListError {
 impl fmt::Display for ListError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Missing { path } if path.extension().is_some_and(|extension| extension == "toml") => {
+                write!(f, "there is no {path:?}; start its server, or check the path")
+            }
             Self::Missing { path } => {
                 write!(
                     f,

@@ -146,7 +146,7 @@ pub(crate) fn summary(out: &mut Vec<u8>, sums: &Sums) {
     put(
         out,
         format_args!(
-            "{} {}: {} Host, {} Container, {} VM, {} Remote; {} messages, {} missed",
+            "{} {}: {} Host, {} Container, {} VM, {} Remote; {} {}, {} missed",
             sums.servers,
             if sums.servers == 1 { "server" } else { "servers" },
             sums.host,
@@ -154,6 +154,7 @@ pub(crate) fn summary(out: &mut Vec<u8>, sums: &Sums) {
             sums.vm,
             sums.remote,
             sums.messages,
+            if sums.messages == 1 { "message" } else { "messages" },
             sums.missed
         ),
     );
