@@ -71,6 +71,7 @@ pub struct Args {
         long,
         help_heading = "Who can read",
         value_name = "ADDR:PORT",
+        value_parser = address,
         conflicts_with = "no_socket"
     )]
     listen: Vec<SocketAddr>,
@@ -80,6 +81,7 @@ pub struct Args {
         long,
         help_heading = "Who can read",
         value_name = "ADDR:PORT",
+        value_parser = address,
         conflicts_with = "no_socket"
     )]
     advertise: Vec<SocketAddr>,
@@ -167,6 +169,12 @@ pub struct Args {
     /// What to tell on standard error
     #[arg(long, help_heading = "Running", value_name = "LEVEL", value_enum, default_value_t)]
     pub log_level: LogLevel,
+}
+
+/// Reads an address as the system takes it: names would have to be looked up, and may mean several.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, like 127.0.0.1:4000 or [::1]:0".to_owned())
 }
 
 /// Reads the mode of a file, of which only the owner may have the right to write.
