@@ -14,6 +14,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::causes::with_causes;
 use crate::discovery::{self, Found, Trust, Watch};
 use crate::incarnation::Incarnation;
 use crate::ring::{Poll, Received};
@@ -166,7 +167,7 @@ impl Follower {
                 Event::Gap { first, missed }
             }
             Ok(other) => self.leave(incarnation, &other),
-            Err(error) => self.detach(format!("socket: {error}"), false),
+            Err(error) => self.detach(format!("socket: {}", with_causes(&error)), false),
         }
     }
 
@@ -242,7 +243,7 @@ impl Follower {
 
     /// Looks once: reads the info file and tries the transports in turn.
     fn attach<R>(&mut self) -> Result<Event<R>, String> {
-        let found = discovery::read(&self.path, &self.options.trust).map_err(|error| error.to_string())?;
+        let found = discovery::read(&self.path, &self.options.trust).map_err(|error| with_causes(&error))?;
         let incarnation = found.info.incarnation;
         if self.finished == Some(incarnation) {
             return Err("its stream is over; waiting for it to be restarted".to_owned());
@@ -290,9 +291,9 @@ impl Follower {
             return Err("the segment breaks the protocol".to_owned());
         }
         // The lock is read again because it belongs to the open file, which `found` keeps.
-        let lock = found.lock.try_clone().map_err(|error| error.to_string())?;
+        let lock = found.lock.try_clone().map_err(|error| with_causes(&error))?;
         let subscriber = Subscriber::attach(memory.id, info.incarnation, Some(found.owner_uid), join)
-            .map_err(|error| error.to_string())?
+            .map_err(|error| with_causes(&error))?
             .with_strategy(self.options.strategy)
             .with_lock(lock);
         let cursor = subscriber.cursor();
@@ -309,7 +310,7 @@ impl Follower {
         };
         let timeout = self.options.connect_timeout;
         let subscriber = RemoteSubscriber::connect(&socket.addresses, found.info.incarnation, join, timeout)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| with_causes(&error))?;
         let (cursor, address) = (subscriber.cursor(), subscriber.address());
         Ok((
             Source::Socket(Box::new(subscriber)),

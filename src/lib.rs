@@ -56,6 +56,9 @@ mod server;
 mod transport;
 
 #[cfg(not(loom))]
+mod causes;
+
+#[cfg(not(loom))]
 mod follower;
 
 #[cfg(not(loom))]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::ProbeOptions;
+use crate::causes::with_causes;
 use crate::discovery::{Found, SharedMemory};
 use crate::socket::{RemoteError, RemoteSubscriber};
 use crate::subscriber::{Join, Subscriber};
@@ -150,15 +151,4 @@ fn socket_fix(found: &Found, error: &RemoteError) -> String {
         }
         _ => "see the reason".to_owned(),
     }
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
