@@ -5,7 +5,8 @@
 use std::error::Error;
 use std::io::Write;
 
-use lapwing::{Incarnation, Join, Poll, Server, ServerOptions, Subscriber};
+use lapwing::discovery::{self, Trust};
+use lapwing::{Join, Poll, Server, ServerOptions, Subscriber};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
@@ -30,8 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(batch);
     println!("too long: {}", publisher.publish(&[0; 1 << 20]).unwrap_err());
 
-    let id = server.info().shared_memory.ok_or("no segment")?.id;
-    let mut subscriber = Subscriber::attach(id, Incarnation::NIL, None, Join::Oldest)?;
+    let found = discovery::read(server.info_path(), &Trust::default())?;
+    let mut subscriber = Subscriber::open(&found, Join::Oldest)?;
     let mut payload = Vec::new();
     while let Poll::Message(message) = subscriber.poll_into(&mut payload) {
         let (sequence, tag) = (message.sequence, message.tag);

@@ -6,7 +6,8 @@ use std::error::Error;
 use std::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
-use lapwing::{Incarnation, Join, Poll, Server, ServerOptions, Subscriber};
+use lapwing::discovery::{self, Trust};
+use lapwing::{Join, Poll, Server, ServerOptions, Subscriber};
 
 /// One level of an order book.
 #[repr(C)]
@@ -22,8 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut options = ServerOptions::new("quotes".parse()?);
     options.info_dir = directory.path().join("info");
     let mut server = Server::start(options)?;
-    let id = server.info().shared_memory.ok_or("no segment")?.id;
-    let mut subscriber = Subscriber::attach(id, Incarnation::NIL, None, Join::New)?;
+    let found = discovery::read(server.info_path(), &Trust::default())?;
+    let mut subscriber = Subscriber::open(&found, Join::New)?;
 
     let quote = |i: u32| Quote {
         price: f64::from(i) + 0.25,

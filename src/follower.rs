@@ -283,25 +283,18 @@ impl Follower {
     }
 
     fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {
-        let info = &found.info;
-        let Some(memory) = info.shared_memory else {
-            return Err("the server offers none".to_owned());
-        };
-        if self.corrupt == Some(info.incarnation) {
+        if self.corrupt == Some(found.info.incarnation) {
             return Err("the segment breaks the protocol".to_owned());
         }
-        // The lock is read again because it belongs to the open file, which `found` keeps.
-        let lock = found.lock.try_clone().map_err(|error| with_causes(&error))?;
-        let subscriber = Subscriber::attach(memory.id, info.incarnation, Some(found.owner_uid), join)
+        let subscriber = Subscriber::open(found, join)
             .map_err(|error| with_causes(&error))?
-            .with_strategy(self.options.strategy)
-            .with_lock(lock);
+            .with_strategy(self.options.strategy);
         let cursor = subscriber.cursor();
-        Ok((
-            Source::SharedMemory(Box::new(subscriber)),
-            cursor,
-            format!("segment {} attached read-only", memory.id),
-        ))
+        let reason = match subscriber.segment().id() {
+            Some(id) => format!("segment {id} attached read-only"),
+            None => String::new(),
+        };
+        Ok((Source::SharedMemory(Box::new(subscriber)), cursor, reason))
     }
 
     fn connect(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {

@@ -257,11 +257,7 @@ impl Report {
         self.head = subscriber.head().next;
         subscriber.rejoin(Join::Latest(options.last));
         while subscriber.cursor() < self.head && (self.messages.len() as u64) < options.last {
-            let outcome = subscriber.poll(|view| {
-                let mut payload = Vec::new();
-                view.append_to(&mut payload);
-                payload
-            });
+            let outcome = subscriber.poll(|view| view.to_vec());
             if !self.take(outcome) {
                 break;
             }

@@ -304,6 +304,14 @@ impl<'a> View<'a> {
         self.words.copy_to(out);
     }
 
+    /// The payload, copied.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_to(&mut bytes);
+        bytes
+    }
+
     /// Appends the payload to `out`.
     #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {

@@ -10,7 +10,7 @@ use bytemuck::AnyBitPattern;
 use crossbeam_utils::Backoff;
 
 use crate::bell::{self, CENSUS_INTERVAL, WAKE_INTERVAL};
-use crate::discovery::LockProbe;
+use crate::discovery::{Found, LockProbe};
 use crate::incarnation::Incarnation;
 use crate::liveness::{Pulse, ServerState};
 use crate::ring::{self, Head, OnLap, Poll, Reader, View};
@@ -103,6 +103,22 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// Attaches the segment of a server that was found, read-only, and joins its stream. Believes the segment only if it
+    /// is of the same life of the server and the same owner as the info file, and tells a dead server from a hung one by
+    /// the lock on that file.
+    ///
+    /// # Errors
+    /// Why the segment cannot be attached or is not believed.
+    pub fn open(found: &Found, join: Join) -> Result<Self, AttachError> {
+        let memory = found.info.shared_memory.ok_or(AttachError::NotOffered)?;
+        let lock = found
+            .lock
+            .try_clone()
+            .map_err(|source| AttachError::Os { id: memory.id, source })?;
+        let subscriber = Self::attach(memory.id, found.info.incarnation, Some(found.owner_uid), join)?;
+        Ok(subscriber.with_lock(lock))
+    }
+
     /// Attaches segment `id`, read-only, and joins its stream. `expected` is the incarnation that the info file names;
     /// [`Incarnation::NIL`] takes any. `owner` is the owner of that file, which must own the segment, too.
     ///

@@ -80,6 +80,15 @@ impl Payload<'_> {
         self.len() == 0
     }
 
+    /// It, copied.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        match self {
+            Self::View(view) => view.to_vec(),
+            Self::Bytes(bytes) => bytes.to_vec(),
+        }
+    }
+
     /// Appends it to `out`.
     #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {

@@ -26,11 +26,7 @@ fn follow(server: &Server, from: Join, transport: TransportChoice) -> Follower {
 fn next(follower: &mut Follower) -> Event<Vec<u8>> {
     let deadline = Instant::now() + WATCHDOG;
     loop {
-        let event = follower.next(Duration::from_millis(100), |payload| {
-            let mut bytes = Vec::new();
-            payload.append_to(&mut bytes);
-            bytes
-        });
+        let event = follower.next(Duration::from_millis(100), |payload| payload.to_vec());
         if event != Event::Idle {
             return event;
         }

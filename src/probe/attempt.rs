@@ -45,7 +45,7 @@ pub(super) fn try_shared_memory(found: &Found, start: Instant) -> (Option<Subscr
         }
         Some(SharedMemory { id, bytes, .. }) => {
             steps.push(namespace_step(found));
-            let outcome = Subscriber::attach(id, info.incarnation, Some(found.owner_uid), Join::Oldest);
+            let outcome = Subscriber::open(found, Join::Oldest);
             let result = match &outcome {
                 Ok(_) => format!("attached, {bytes} bytes, incarnation {}", info.incarnation),
                 Err(error) => with_causes(error),

@@ -92,6 +92,8 @@ impl std::error::Error for CreateError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AttachError {
+    /// The server shares no memory.
+    NotOffered,
     /// There is no such segment in this IPC namespace.
     Missing {
         /// The id that was tried.
@@ -153,6 +155,7 @@ impl AttachError {
 impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotOffered => f.write_str("the server offers none; start it without --no-shm"),
             Self::Missing { id } => write!(
                 f,
                 "no segment {id} in this IPC namespace: the server is gone, or runs in another one (containers share it with `--ipc=host`)"

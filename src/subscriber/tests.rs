@@ -22,8 +22,8 @@ fn server(dir: &tempfile::TempDir, slots: u64) -> Server {
 }
 
 fn subscribe(server: &Server, join: Join) -> Subscriber {
-    let memory = server.info().shared_memory.unwrap();
-    Subscriber::attach(memory.id, server.info().incarnation, Some(server.info().uid), join).unwrap()
+    let found = crate::discovery::read(server.info_path(), &crate::discovery::Trust::default()).unwrap();
+    Subscriber::open(&found, join).unwrap()
 }
 
 fn sequence<T>(outcome: &Poll<T>) -> Option<u64> {
