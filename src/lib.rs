@@ -78,6 +78,17 @@ pub use self::{
 };
 pub use incarnation::{Incarnation, ParseIncarnationError};
 
+// Handles go to whichever thread uses them.
+#[cfg(not(loom))]
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Server>();
+    is_send::<Publisher>();
+    is_send::<Subscriber>();
+    is_send::<RemoteSubscriber>();
+    is_send::<Follower>();
+};
+
 /// The README's program must compile.
 #[cfg(all(doctest, not(loom)))]
 #[doc = include_str!("../README.md")]
