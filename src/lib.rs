@@ -1,4 +1,53 @@
 //! Lapwing: a zero-copy, lock-free shared-memory message bus for Linux, with the same stream over TCP.
+//!
+//! A [`Server`] publishes a stream of messages into a ring in shared memory and announces itself with an info file in a
+//! directory. A [`Follower`] follows the server that an info file names: through shared memory, which it maps read-only,
+//! or over TCP where it cannot, and across restarts. [`discovery`] lists and watches the directory, [`probe`] says what
+//! works between this process and a server.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use lapwing::{Event, FollowOptions, Follower, Join, Server, ServerOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! let mut options = ServerOptions::new("prices".parse()?);
+//! # options.info_dir = directory.path().to_owned();
+//! let mut server = Server::start(options)?;
+//! server.publisher().publish(b"EURUSD 1.0842")?;
+//!
+//! let mut options = FollowOptions::default();
+//! options.from = Join::Oldest;
+//! let mut follower = Follower::new(server.info_path(), options);
+//! loop {
+//!     match follower.next(Duration::from_secs(1), |payload| payload.to_vec()) {
+//!         Event::Attached { transport, reason, .. } => println!("over {transport}: {reason}"),
+//!         Event::Message(message) => {
+//!             assert_eq!((message.sequence, &message.value[..]), (0, &b"EURUSD 1.0842"[..]));
+//!             break;
+//!         }
+//!         Event::Gap { first, missed } => println!("{missed} messages lost from {first} on"),
+//!         other => println!("{other:?}"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Those who want shared memory alone take a [`Subscriber`]: it polls in place, copies, reads typed messages, drains and
+//! waits. A [`RemoteSubscriber`] does the same over TCP alone.
+//!
+//! # Costs
+//!
+//! Publishing copies the payload once and looks at the clock; a [`Batch`] shares one look. Reading in place costs two
+//! loads of the slot's stamp, two fences that are free on x86-64, and what is read of the payload. Neither makes a
+//! system call while nobody sleeps. No reader can slow the publisher or another reader; one that falls a whole ring
+//! behind is overtaken and told which sequences it lost.
+//!
+//! # Features
+//!
+//! `cli`, on by default, builds the two commands and what they share. Programs turn it off.
 #![cfg_attr(
     loom,
     allow(dead_code, reason = "the models need a part of what is left in a loom build")
