@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::causes::with_causes;
 use crate::discovery::{self, Found, Trust, Watch};
 use crate::incarnation::Incarnation;
+use crate::liveness::ServerState;
 use crate::ring::{Poll, Received};
 use crate::socket::RemoteSubscriber;
 use crate::subscriber::{Join, Subscriber, WaitStrategy};
@@ -325,6 +326,15 @@ impl Follower {
             None => None,
             Some(Source::SharedMemory(_)) => Some(Transport::SharedMemory),
             Some(Source::Socket(_)) => Some(Transport::Socket),
+        }
+    }
+
+    /// How the server is, while it is followed over shared memory. Over the socket a server that hangs is silent, and
+    /// detached when that has lasted.
+    pub fn server_state(&mut self) -> Option<ServerState> {
+        match &mut self.source {
+            Some(Source::SharedMemory(subscriber)) => Some(subscriber.server_state()),
+            _ => None,
         }
     }
 

@@ -408,3 +408,18 @@ fn waiting_costs_no_cpu_worth_naming() {
         );
     }
 }
+
+#[test]
+fn server_that_hangs_is_told_and_so_is_that_it_goes_on() {
+    let stage = Stage::new();
+    let server = stage.server_of("prices", &["a"]);
+    let client = stage.client("--follow --format json");
+    client.json_of("attached");
+
+    server.signal(Signal::STOP);
+    let hung = client.json_of("hung");
+    server.signal(Signal::CONT);
+    client.json_of("recovered");
+
+    assert!(hung["reason"].as_str().unwrap().contains("stands still"), "{hung}");
+}

@@ -126,6 +126,11 @@ impl Server {
         self.child.wait().unwrap()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Kills it as nothing can be prepared for.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lapwing::cli::Escaped;
 use lapwing::discovery::Found;
 use lapwing::probe::{Category, ProbeOptions, probe};
-use lapwing::{Event, FollowOptions, Follower, Incarnation, Received, Transport};
+use lapwing::{Event, FollowOptions, Follower, Incarnation, Received, ServerState, Transport};
 
 use super::outlet::{BATCH_BYTES, Batch, Outcome, Outlet};
 use super::tally::{Tally, plural};
@@ -22,8 +22,10 @@ use crate::output::{Format, Message, Style, raw};
 
 /// Messages between two looks at the clock, for the latency.
 const SAMPLE: u32 = 64;
-/// How long to wait at a time for a server that is attached: for ever, nearly.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long to wait at a time for a server that is attached, until it is looked at whether it hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What is told of a server that hangs.
+const HUNG: &str = "its heartbeat stands still: it is stopped, debugged or starved of CPU";
 /// How long to wait at a time for one that is not, until the reason is told.
 const SEARCH: Duration = Duration::from_millis(500);
 /// Shortest time between two notices about gaps: a reader too slow for a server has many.
@@ -108,6 +110,8 @@ pub(super) struct Stream {
     told_at: Option<Instant>,
     /// Why the server is not attached, as told last.
     told_why: Option<String>,
+    /// Whether the server was last told to hang.
+    is_hung: bool,
 }
 
 impl Stream {
@@ -125,6 +129,7 @@ impl Stream {
             untold: (0, 0),
             told_at: None,
             told_why: None,
+            is_hung: false,
         }
     }
 
@@ -246,7 +251,13 @@ impl Stream {
                 self.common.outlet.wake();
                 return is_open;
             }
-            _ => self.tell_why(),
+            _ => {
+                self.tell_why();
+                // In a torrent it plainly lives.
+                if self.is_hung || self.batch.is_empty() {
+                    self.tell_hung();
+                }
+            }
         }
         if self.batch.is_empty() {
             !self.common.outlet.is_closed()
@@ -284,6 +295,7 @@ impl Stream {
     fn attached(&mut self, incarnation: Incarnation, transport: Transport, reason: &str, cursor: u64) {
         self.attached_ns = unix_ns();
         self.told_why = None;
+        self.is_hung = false;
         let is_new = self.incarnation.replace(incarnation) != Some(incarnation);
         self.followed.tally().attached(transport, is_new);
         self.followed.enter(Phase::Following);
@@ -311,6 +323,21 @@ impl Stream {
             }
             self.told_why = why;
         }
+    }
+
+    /// Tells once that the server hangs, and once that it does no more.
+    fn tell_hung(&mut self) {
+        let Some(state) = self.follower.server_state() else {
+            return;
+        };
+        let is_hung = state == ServerState::Hung;
+        if is_hung && !self.is_hung {
+            self.tell("hung", HUNG, &format!("hung: {HUNG}; waiting for it"));
+        } else if self.is_hung && state == ServerState::Live {
+            let reason = "its heartbeat moves again";
+            self.tell("recovered", reason, &format!("recovered: {reason}"));
+        }
+        self.is_hung = is_hung;
     }
 
     fn tell(&mut self, kind: &str, reason: &str, notice: &str) {
