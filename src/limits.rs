@@ -29,16 +29,21 @@ impl fmt::Display for LimitError {
             available,
             unit,
         } = self;
-        write!(
-            f,
-            "the ring needs {wanted} {unit} but {limit} leaves {available}: raise it or ask for a smaller ring"
-        )
+        write!(f, "the ring needs {wanted} {unit} but {limit} leaves {available}: ")?;
+        // A ring takes one id, whatever its size.
+        f.write_str(if *unit == SEGMENT_IDS {
+            "raise it with sysctl, or see with `ipcs -m` who has the segments"
+        } else {
+            "raise it or ask for a smaller ring"
+        })
     }
 }
 
 impl std::error::Error for LimitError {}
 
 const PAGE_BYTES: u64 = 4096;
+/// What kernel.shmmni counts.
+const SEGMENT_IDS: &str = "more segment ids";
 
 /// Compares a new segment of `bytes` bytes with every limit that is known.
 pub(crate) fn check_shared_memory(bytes: u64) -> Result<(), LimitError> {
@@ -46,7 +51,7 @@ pub(crate) fn check_shared_memory(bytes: u64) -> Result<(), LimitError> {
     let (ids, pages) = segments_in_use();
     let checks = [
         (kernel("shmmax"), bytes, 0, "kernel.shmmax", "bytes"),
-        (kernel("shmmni"), 1, ids, "kernel.shmmni", "more segment ids"),
+        (kernel("shmmni"), 1, ids, "kernel.shmmni", SEGMENT_IDS),
         (
             kernel("shmall"),
             bytes.div_ceil(PAGE_BYTES),
