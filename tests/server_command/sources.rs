@@ -249,15 +249,19 @@ fn a_source_that_cannot_be_opened_starts_nothing() {
 }
 
 #[test]
-fn generated_messages_longer_than_the_ring_takes_are_an_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut command = command(directory.path());
-    command.args(["--generate", "--size", "64K"]);
+fn own_messages_longer_than_the_ring_takes_are_refused_before_anything_is_announced() {
+    let long = "x".repeat(20_000);
+    for source in [["--generate", "--size", "64K"].as_slice(), &["--message", &long]] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = command(directory.path());
+        command.args(source);
 
-    let gone = run(command);
+        let gone = run(command);
 
-    assert_eq!(gone.status.code(), Some(1));
-    assert!(gone.said.contains("--max-message"), "{}", gone.said);
+        assert_eq!(gone.status.code(), Some(2));
+        assert!(gone.said.contains("--max-message"), "{}", gone.said);
+        assert!(!directory.path().join("info").exists());
+    }
 }
 
 #[test]

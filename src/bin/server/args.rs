@@ -177,13 +177,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "write an IP address and a port, like 127.0.0.1:4000 or [::1]:0".to_owned())
 }
 
-/// Reads the mode of a file, of which only the owner may have the right to write.
+/// Reads the mode of a file: the owner may read and write, others at most do the same.
 fn mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     u32::from_str_radix(digits, 8)
         .ok()
-        .filter(|mode| mode & !0o777 == 0)
-        .ok_or_else(|| "write an octal mode like 0644, 0640 or 0600".to_owned())
+        .filter(|mode| mode & !0o666 == 0 && mode & 0o400 != 0)
+        .ok_or_else(|| "write an octal mode like 0644, 0640 or 0600, with which its owner can read".to_owned())
 }
 
 /// Reads a time that is not zero.
@@ -202,8 +202,14 @@ impl Args {
     pub fn check(self) -> Result<Self, clap::Error> {
         // The number of slots that stands for a default is always possible.
         let slots = self.slots.unwrap_or(1024);
-        if let Err(error) = Geometry::new(slots, self.slot_size, self.ring_size, self.max_message) {
-            return Err(wrong(&with_advice(&error)));
+        let geometry = Geometry::new(slots, self.slot_size, self.ring_size, self.max_message)
+            .map_err(|error| wrong(&with_advice(&error)))?;
+        let own = self.size.or(self.message.as_ref().map(|text| text.len() as u64));
+        if own.is_some_and(|bytes| bytes > geometry.max_message_bytes() as u64) {
+            return Err(wrong(&format!(
+                "messages of this ring have up to {} bytes; give shorter ones, a larger --ring-size or --max-message",
+                geometry.max_message_bytes()
+            )));
         }
         let longest_frame = MAX_MESSAGE_BYTES as u64;
         if !self.no_socket && self.max_message.is_some_and(|max| max > longest_frame) {
