@@ -235,7 +235,12 @@ fn path_that_cannot_be_read_is_an_error_even_if_others_have_servers() {
     let paths = [stage.info(), stage.file("nowhere")];
 
     let report = Client::start(&paths, "").finish().expect(1);
+    fs::write(stage.file("plain"), "").unwrap();
+    // Neither missing nor to be read, by root either.
+    std::os::unix::fs::symlink(stage.file("loop"), stage.file("loop")).unwrap();
+    let alone = Client::start(&[stage.file("loop")], "").finish().expect(1);
 
+    assert!(alone.told().contains("loop"), "{alone:#?}");
     assert!(report.told().contains("nowhere"), "{report:#?}");
     assert!(
         report.output.last().unwrap().starts_with("1 server: 1 Host"),

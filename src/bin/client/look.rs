@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lapwing::cli;
-use lapwing::discovery::{self, Entry, Found, Trust};
+use lapwing::discovery::{self, Entry, Found, ListError, Trust};
 use lapwing::probe::{Category, ProbeOptions, Report, probe};
 use lapwing::{Incarnation, Transport};
 
@@ -43,6 +43,8 @@ pub(crate) struct Findings {
     pub(crate) problems: Vec<Problem>,
     /// Paths that could not be looked at at all, and why.
     pub(crate) failures: Vec<String>,
+    /// One of them is there and cannot be read; the others are missing.
+    pub(crate) has_unreadable: bool,
     /// Servers that `--name` or `--category` left out.
     pub(crate) left_out: usize,
     /// When the look was over, in nanoseconds since 1970.
@@ -122,7 +124,10 @@ enum News {
     },
     Problem(Problem),
     /// A path could not be listed.
-    Failure(String),
+    Failure {
+        reason: String,
+        is_missing: bool,
+    },
     /// `--name` leaves a server out.
     LeftOut,
 }
@@ -169,7 +174,10 @@ fn collect(receiver: &Receiver<News>, deadline: Instant) -> Findings {
             Ok(News::Found(seen)) => findings.servers.push(*seen),
             Ok(News::Looked { index, report }) => findings.servers[index].report = Some(*report),
             Ok(News::Problem(problem)) => findings.problems.push(problem),
-            Ok(News::Failure(failure)) => findings.failures.push(failure),
+            Ok(News::Failure { reason, is_missing }) => {
+                findings.failures.push(reason);
+                findings.has_unreadable |= !is_missing;
+            }
             Ok(News::LeftOut) => findings.left_out += 1,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return findings,
         }
@@ -218,7 +226,10 @@ impl Lister {
                         self.take(entry, &mut seen);
                     }
                 }
-                Err(error) => self.tell(News::Failure(cli::one_line(&error))),
+                Err(error) => self.tell(News::Failure {
+                    reason: cli::one_line(&error),
+                    is_missing: matches!(error, ListError::Missing { .. }),
+                }),
             }
         }
     }
@@ -273,7 +284,10 @@ impl Lister {
             Ok(_) => queue.workers += 1,
             // The others do its work.
             Err(error) if queue.workers > 0 => log::warn!("cannot start a thread: {error}"),
-            Err(error) => self.tell(News::Failure(format!("cannot start a thread: {error}"))),
+            Err(error) => self.tell(News::Failure {
+                reason: format!("cannot start a thread: {error}"),
+                is_missing: false,
+            }),
         }
     }
 

@@ -76,16 +76,17 @@ pub(crate) fn run(args: &Args, style: &Style) -> Result<u8, Failure> {
     for failure in &findings.failures {
         cli::say(&format!("client: {failure}"));
     }
-    if findings.servers.is_empty() {
-        if let Some(hint) = hint(args, &findings) {
-            cli::say(&format!("client: {hint}"));
-        }
-        return Ok(exit::NO_SERVER);
+    if findings.servers.is_empty()
+        && let Some(hint) = hint(args, &findings)
+    {
+        cli::say(&format!("client: {hint}"));
     }
-    Ok(if findings.failures.is_empty() {
-        exit::FINE
-    } else {
-        exit::ERROR
+    // Without a server, a path that is merely missing is no error: the server may be yet to start.
+    Ok(match (findings.servers.is_empty(), findings.failures.is_empty()) {
+        _ if findings.has_unreadable => exit::ERROR,
+        (true, _) => exit::NO_SERVER,
+        (false, true) => exit::FINE,
+        (false, false) => exit::ERROR,
     })
 }
 
