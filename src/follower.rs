@@ -247,7 +247,7 @@ impl Follower {
         let found = discovery::read(&self.path, &self.options.trust).map_err(|error| with_causes(&error))?;
         let incarnation = found.info.incarnation;
         if self.finished == Some(incarnation) {
-            return Err("its stream is over; waiting for it to be restarted".to_owned());
+            return Err("waiting for it to be restarted".to_owned());
         }
         let join = match self.position {
             None => self.options.from,
@@ -279,6 +279,9 @@ impl Follower {
                 }
                 Err(error) => why_not.push(format!("{}: {error}", describe(transport))),
             }
+        }
+        if matches!(found.lock.is_held(), Ok(false)) {
+            return Err("it died without removing its info file; waiting for it to be restarted".to_owned());
         }
         Err(why_not.join("; "))
     }

@@ -218,10 +218,10 @@ fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadlin
         return match (answered, found.lock.is_held()) {
             (true, _) => ServerState::Live,
             // Somebody lives, and no heartbeat can be seen from here.
-            (false, Ok(true)) => ServerState::Unknown,
+            (false, Ok(true) | Err(_)) => ServerState::Unknown,
             // A server that leaves takes its info file with it, which was there a moment ago.
-            (false, _) if !found.path.exists() => ServerState::Ended,
-            (false, _) => ServerState::Dead,
+            (false, Ok(false)) if !found.path.exists() => ServerState::Ended,
+            (false, Ok(false)) => ServerState::Dead,
         };
     };
     if subscriber.head().closed {
