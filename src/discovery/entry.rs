@@ -234,7 +234,7 @@ impl fmt::Display for EntryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FileName => f.write_str(
-                "not called NAME.toml with a server's name (A-Z a-z 0-9 . _ -, at most 64); rename or remove it",
+                "not the info file of a server, which is called NAME.toml with a name of A-Z a-z 0-9 . _ - (at most 64)",
             ),
             Self::Missing => f.write_str("no such file; start its server, or check the path"),
             Self::Symlink => f.write_str("a symbolic link, which is never followed; name the file it points to"),
