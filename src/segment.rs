@@ -43,12 +43,12 @@ impl Default for Access {
     }
 }
 
-/// What the kernel says of a segment (shmctl(2), IPC_STAT). Nobody but it can forge this.
+/// What the kernel says of a segment (shmctl(2), IPC_STAT). Nobody can forge this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// Bytes of the segment.
     pub bytes: usize,
-    /// The user that owns it.
+    /// The user that created it: the one that is called its owner can be set to anybody.
     pub owner_uid: u32,
     /// How many mappings of it there are, the server's own included.
     pub attached: u64,
@@ -80,7 +80,7 @@ impl Owned {
         let bytes = geometry.segment_bytes();
         limits::check_shared_memory(bytes as u64).map_err(CreateError::Limit)?;
         let id = shm_create(bytes).map_err(|source| CreateError::of_shmget(bytes, source))?;
-        let mapping = Mapping::attach(id, bytes, 0).map_err(|source| CreateError::Attach { bytes, source });
+        let mapping = Mapping::attach(id, 0).map_err(|source| CreateError::Attach { bytes, source });
         // From here on the kernel frees the segment with its last user, however that ends.
         let removed = shm_remove(id);
         let (mapping, ()) = (mapping?, removed.map_err(CreateError::Remove)?);
@@ -129,23 +129,22 @@ impl Segment {
     /// # Errors
     /// What the kernel refused, or what is wrong with the header.
     pub fn attach(id: i32) -> Result<Self, AttachError> {
-        let status = status(id).map_err(|source| AttachError::of_shmctl(id, source))?;
-        if status.bytes < HEADER_BYTES {
+        let mapping = Mapping::attach(id, libc::SHM_RDONLY).map_err(|source| AttachError::of_shmat(id, source))?;
+        let mapped = mapping.words * WORD_BYTES;
+        if mapped < HEADER_BYTES {
             return Err(AttachError::Truncated {
                 needed: HEADER_BYTES as u64,
-                mapped: status.bytes as u64,
+                mapped: mapped as u64,
             });
         }
-        let mapping =
-            Mapping::attach(id, status.bytes, libc::SHM_RDONLY).map_err(|source| AttachError::of_shmat(id, source))?;
         let mut bytes = [0; HEADER_BYTES];
         Words::new(mapping.words()).copy_to(&mut bytes);
         let header = Header::read(&bytes).map_err(AttachError::Header)?;
         let geometry = Header::parse(&bytes).map_err(AttachError::Header)?;
-        if geometry.segment_bytes() > status.bytes {
+        if geometry.segment_bytes() > mapped {
             return Err(AttachError::Truncated {
                 needed: geometry.segment_bytes() as u64,
-                mapped: status.bytes as u64,
+                mapped: mapped as u64,
             });
         }
         Ok(Self {
@@ -252,25 +251,25 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Attaches segment `id`, which the kernel said has `bytes` bytes.
-    fn attach(id: i32, bytes: usize, flags: i32) -> io::Result<Self> {
+    /// Attaches segment `id`, all of it.
+    fn attach(id: i32, flags: i32) -> io::Result<Self> {
         // SAFETY: shmat with a null address lets the kernel choose unused addresses; it touches no memory of ours.
         let base = unsafe { libc::shmat(id, ptr::null(), flags) };
         if base.addr() == usize::MAX {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("shmat returned a null address"))?;
-        Ok(Self {
-            base,
-            words: bytes / WORD_BYTES,
-        })
+        let mut mapping = Self { base, words: 0 };
+        // Asked only now: while it is attached the segment stays, and its id cannot come to mean another one.
+        mapping.words = status(id)?.bytes / WORD_BYTES;
+        Ok(mapping)
     }
 
     #[inline]
     fn words(&self) -> &[AtomicU64] {
         // SAFETY:
-        // - shmat mapped `base`, page aligned, for the segment's size, which the kernel never changes and of which
-        //   `words` is no more than all; it stays mapped until drop, and the result lives as long as `&self`;
+        // - shmat mapped `base`, page aligned, for the whole segment, whose size the kernel never changes and told for
+        //   `words` while it was attached; it stays mapped until drop, and the result lives as long as `&self`;
         // - any bit pattern is a valid AtomicU64, and every party accesses these words as 64-bit atomics, so concurrent
         //   stores are not data races;
         // - a read-only mapping is only ever loaded from: stores go through `Owned` and `Segment::beat`, whose segments
@@ -312,7 +311,8 @@ fn shm_remove(id: i32) -> io::Result<()> {
 /// Lets those attach whom `access` names, for reading. The creator's own mapping stays writable.
 fn shm_open_to_readers(id: i32, access: Access) -> io::Result<()> {
     let mut status = raw_status(id)?;
-    status.shm_perm.mode = (access.mode & 0o444) as _;
+    // Its owner may always read it: without that the server itself could not ask how many have it attached.
+    status.shm_perm.mode = (access.mode & 0o444 | 0o400) as _;
     if let Some(group) = access.group {
         status.shm_perm.gid = group;
     }
@@ -333,7 +333,7 @@ pub fn status(id: i32) -> io::Result<Status> {
     let status = raw_status(id)?;
     Ok(Status {
         bytes: status.shm_segsz,
-        owner_uid: status.shm_perm.uid,
+        owner_uid: status.shm_perm.cuid,
         attached: status.shm_nattch,
     })
 }

@@ -67,11 +67,7 @@ impl fmt::Display for CreateError {
             ),
             Self::Remove(_) => f.write_str("cannot mark the new segment for removal; remove it with `ipcrm`"),
             Self::Access { access, .. } => match access.group {
-                Some(group) => write!(
-                    f,
-                    "cannot give the segment mode {:o} and group {group}: the server must run as a member of that group",
-                    access.mode
-                ),
+                Some(group) => write!(f, "cannot give the segment mode {:o} and group {group}", access.mode),
                 None => write!(f, "cannot give the segment mode {:o}", access.mode),
             },
         }

@@ -73,7 +73,7 @@ fn private_memory_has_no_id_and_holds_the_same_ring() {
 #[test]
 fn segment_that_is_no_ring_is_refused() {
     let id = shm_create(8192).unwrap();
-    let mapping = Mapping::attach(id, 8192, 0).unwrap();
+    let mapping = Mapping::attach(id, 0).unwrap();
     shm_remove(id).unwrap();
 
     let outcome = Segment::attach(id);
@@ -83,4 +83,19 @@ fn segment_that_is_no_ring_is_refused() {
         "{outcome:?}"
     );
     drop(mapping);
+}
+
+#[test]
+fn owner_is_who_created_it_whatever_was_set_since() {
+    let owned = owned(Access::default());
+    let id = owned.share().id().unwrap();
+    let mut set = raw_status(id).unwrap();
+    set.shm_perm.uid = 4_000_000_001;
+
+    // SAFETY: IPC_SET reads one shmid_ds, which `set` is.
+    let outcome = unsafe { libc::shmctl(id, libc::IPC_SET, &raw mut set) };
+
+    assert_eq!(outcome, 0);
+    assert_eq!(raw_status(id).unwrap().shm_perm.uid, 4_000_000_001);
+    assert_eq!(status(id).unwrap().owner_uid, rustix::process::geteuid().as_raw());
 }
