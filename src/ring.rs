@@ -213,18 +213,25 @@ pub struct Head {
 /// Loads the head: a hint that may be one message behind, and a claim like all in the segment.
 pub(crate) fn head(words: Words<'_>) -> Head {
     let word = words.load(HEAD_WORD);
+    // S2, pairs with S1: the stamps that are looked at next are those of this head, or newer.
+    fence(Ordering::Acquire);
     Head {
         next: (word >> 1).min(MAX_SEQUENCE),
         closed: word & 1 == 1,
     }
 }
 
-/// The sequence of the oldest message that can be read now, or the head if there is none. Looks at every slot at most
-/// once.
-pub(crate) fn oldest(geometry: &Geometry, words: Words<'_>) -> u64 {
+/// Slots that are looked at in one go: more than a ring has by default, and no more pages than a reader can afford to
+/// touch in a segment that only seems to be there.
+const MOST_LOOKS: usize = 1 << 17;
+
+/// The sequence of the oldest message from `since` on that can be read now, or the head if there is none. Looks at
+/// 131,072 slots at most, and at each at most once.
+pub(crate) fn oldest(geometry: &Geometry, words: Words<'_>, since: u64) -> u64 {
     let next = head(words).next;
-    let first = next.saturating_sub(geometry.slot_count());
+    let first = next.saturating_sub(geometry.slot_count()).max(since);
     (first..next)
+        .take(MOST_LOOKS)
         .find(|&sequence| is_retained(geometry, words, sequence, 0))
         .unwrap_or(next)
 }
@@ -405,8 +412,8 @@ pub(crate) struct Reader {
     /// The sequence wanted next.
     cursor: u64,
     on_lap: OnLap,
-    /// Not lapped since it was placed: what it missed was gone before it came.
-    is_fresh: bool,
+    /// Where it was placed: what it misses there was gone before it came.
+    placed: u64,
 }
 
 impl Reader {
@@ -415,7 +422,7 @@ impl Reader {
             geometry,
             cursor: cursor.min(MAX_SEQUENCE),
             on_lap: OnLap::Retained,
-            is_fresh: true,
+            placed: cursor.min(MAX_SEQUENCE),
         }
     }
 
@@ -430,7 +437,7 @@ impl Reader {
 
     pub(crate) fn seek(&mut self, cursor: u64) {
         self.cursor = cursor.min(MAX_SEQUENCE);
-        self.is_fresh = true;
+        self.placed = self.cursor;
     }
 
     /// Whether a poll would find anything but `Empty`. Touches one word.
@@ -459,6 +466,9 @@ impl Reader {
         }
         // R1, pairs with W2: the loads below see this message or a newer one.
         fence(Ordering::Acquire);
+        if sequence >= MAX_SEQUENCE {
+            return Poll::Corrupt { sequence };
+        }
         let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
         let Some((position, payload)) = self.locate(words, slot, len) else {
             return self.implausible(words, slot);
@@ -535,13 +545,16 @@ impl Reader {
         self.lapped(words)
     }
 
-    /// Moves the cursor past what was overwritten. Looks at no more slots than the ring has.
+    /// Moves the cursor past what was overwritten. Looks at 131,072 slots at most.
     #[cold]
     fn lapped<R>(&mut self, words: Words<'_>) -> Poll<R> {
         let first = self.cursor;
+        if first >= MAX_SEQUENCE {
+            return Poll::Corrupt { sequence: first };
+        }
         let head = head(words).next;
         // A reader that comes late is given the oldest there is; one that was overtaken, a head start.
-        let share = if std::mem::take(&mut self.is_fresh) { 0 } else { 1 };
+        let share = u64::from(first != self.placed);
         let slots = self.geometry.slot_count();
         self.cursor = match self.on_lap {
             OnLap::Newest => (first + 1).max(head.saturating_sub(1)),
@@ -552,6 +565,7 @@ impl Reader {
                 // A message may be so large that only the newest of its kind is there at all.
                 let newest = || (start..head).next_back().filter(|&next| is_retained(next, 0));
                 (start..head)
+                    .take(MOST_LOOKS)
                     .find(|&next| is_retained(next, slack))
                     .or_else(newest)
                     .unwrap_or(start.max(head))

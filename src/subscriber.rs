@@ -34,11 +34,11 @@ impl Join {
     /// The sequence that this means for a stream now.
     pub(crate) fn resolve(self, segment: &Segment) -> u64 {
         let head = || ring::head(segment.words()).next;
-        let oldest = || ring::oldest(segment.geometry(), segment.words());
+        let oldest = |since| ring::oldest(segment.geometry(), segment.words(), since);
         match self {
             Self::New => head(),
-            Self::Latest(count) => oldest().max(head().saturating_sub(count)),
-            Self::Oldest => oldest(),
+            Self::Latest(count) => oldest(head().saturating_sub(count)),
+            Self::Oldest => oldest(0),
             Self::Sequence(sequence) => sequence,
         }
     }
@@ -250,11 +250,22 @@ impl Subscriber {
         if !matches!(outcome, Poll::Empty) {
             return outcome;
         }
-        match self.wait(timeout) {
-            Waited::Ready => self.poll(&mut read),
-            Waited::TimedOut => Poll::Empty,
-            Waited::Ended => Poll::Ended,
-            Waited::Dead => Poll::Dead,
+        let deadline = Instant::now().checked_add(timeout);
+        let mut left = timeout;
+        loop {
+            match self.wait(left) {
+                Waited::Ready => match self.poll(&mut read) {
+                    // Only a publisher that takes a stamp back can cause this.
+                    Poll::Empty => left = deadline.map_or(timeout, |deadline| deadline - Instant::now().min(deadline)),
+                    outcome => return outcome,
+                },
+                Waited::TimedOut => return Poll::Empty,
+                Waited::Ended => return Poll::Ended,
+                Waited::Dead => return Poll::Dead,
+            }
+            if left.is_zero() {
+                return Poll::Empty;
+            }
         }
     }
 
@@ -262,7 +273,11 @@ impl Subscriber {
     pub fn wait(&mut self, timeout: Duration) -> Waited {
         let start = Instant::now();
         let deadline = start.checked_add(timeout);
-        if std::mem::take(&mut self.streak) > 1 {
+        let is_streaming = std::mem::take(&mut self.streak) > 1;
+        if timeout.is_zero() {
+            return self.look(start, deadline);
+        }
+        if is_streaming {
             (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
         }
         let spin_until = match self.strategy {
@@ -270,12 +285,21 @@ impl Subscriber {
             WaitStrategy::Adaptive if self.is_brisk => Some(start + SPIN_TIME),
             WaitStrategy::Adaptive | WaitStrategy::Block => Some(start + BRIEF_SPIN_TIME),
         };
+        let spin_until = spin_until.map(|end| deadline.map_or(end, |deadline| end.min(deadline)));
         let (waited, now) = match self.spin_until(spin_until, deadline) {
             (Some(waited), now) => (waited, now),
             (None, _) => (self.sleep(deadline), Instant::now()),
         };
         self.is_brisk = now < start + SPIN_TIME;
         waited
+    }
+
+    /// Looks once. The time is over.
+    fn look(&mut self, now: Instant, deadline: Option<Instant>) -> Waited {
+        if self.is_ready() {
+            return Waited::Ready;
+        }
+        self.ends(now, deadline).unwrap_or(Waited::TimedOut)
     }
 
     /// Looks again and again, until there is something or `end`. Returns what ended it, and when that was.
@@ -328,6 +352,7 @@ impl Subscriber {
     }
 
     fn sleep(&mut self, deadline: Option<Instant>) -> Waited {
+        let mut before = None;
         loop {
             // A message that comes after this look changes the head, and the sleep does not begin.
             let Some(seen) = self.reader.sleep_word(self.segment.words()) else {
@@ -343,7 +368,12 @@ impl Subscriber {
                 LONGEST_SLEEP
             };
             let left = deadline.map_or(longest, |deadline| deadline.saturating_duration_since(now));
-            bell::sleep_while_head_is(&self.segment, seen, left.min(longest));
+            if before.replace(seen).is_none_or(|before| before == seen) {
+                bell::sleep_while_head_is(&self.segment, seen, left.min(longest));
+            } else {
+                // The head moves, but not yet to what is waited for, and would end every sleep at once.
+                std::thread::sleep(left.min(FIRST_SLEEP));
+            }
         }
     }
 
@@ -387,7 +417,7 @@ impl Subscriber {
     /// The oldest sequence that is retained now. Looks at every slot at most once.
     #[must_use]
     pub fn oldest(&self) -> u64 {
-        ring::oldest(self.segment.geometry(), self.segment.words())
+        ring::oldest(self.segment.geometry(), self.segment.words(), 0)
     }
 
     /// The life of the server that this subscriber reads.

@@ -169,7 +169,7 @@ pub fn obey(orders: &[u8]) {
             0 => writers.carry_out(order >> 2 | order << 6, &mut orders),
             1 | 2 => poll(&mut reader, &mut writers, &mut orders),
             _ if order & 4 == 0 => {
-                let start = oldest(&geometry, Words::new(&memory));
+                let start = oldest(&geometry, Words::new(&memory), 0);
                 assert!(writers.is_spoilt || start <= writers.writer.next());
                 reader.seek(start);
             }

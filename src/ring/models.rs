@@ -147,7 +147,7 @@ fn oldest_is_readable_or_was_overwritten_meanwhile() {
             move || publish(&ring, &mut writer, 1)
         });
 
-        let start = oldest(&ring.geometry, ring.words());
+        let start = oldest(&ring.geometry, ring.words(), 0);
         let mut reader = Reader::new(ring.geometry, start);
         let outcome = poll(&ring, &mut reader, 1);
         publisher.join().unwrap();

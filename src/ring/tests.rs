@@ -181,15 +181,15 @@ fn end_is_seen_after_the_last_message_and_not_before() {
 #[test]
 fn oldest_is_the_first_that_can_be_read() {
     let mut ring = Ring::new(8, 64, 4096);
-    assert_eq!(oldest(ring.writer.geometry(), ring.words()), 0);
+    assert_eq!(oldest(ring.writer.geometry(), ring.words(), 0), 0);
     for i in 0..20_u8 {
         ring.publish(&[i]);
     }
-    assert_eq!(oldest(ring.writer.geometry(), ring.words()), 12);
+    assert_eq!(oldest(ring.writer.geometry(), ring.words(), 0), 12);
 
     // Begun and not committed: the slot of message 12 is gone.
     ring.writer.begin(&ring.memory, 1);
-    assert_eq!(oldest(ring.writer.geometry(), ring.words()), 13);
+    assert_eq!(oldest(ring.writer.geometry(), ring.words(), 0), 13);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn hostile_head_cannot_make_a_reader_overflow_or_stall() {
             poll(&ring, &mut reader),
             Poll::Lapped { first: 0, missed: 1.. }
         ));
-        assert!(oldest(ring.writer.geometry(), ring.words()) <= MAX_SEQUENCE);
+        assert!(oldest(ring.writer.geometry(), ring.words(), 0) <= MAX_SEQUENCE);
     }
 }
 
@@ -282,4 +282,34 @@ fn sequences_near_the_upper_end_are_as_good_as_any() {
             missed: 5
         }
     );
+}
+
+#[test]
+fn reader_that_kept_up_and_is_overtaken_for_the_first_time_gets_a_head_start() {
+    let mut ring = Ring::new(8, 64, 4096);
+    let mut reader = ring.reader(0);
+    ring.publish(b"kept up");
+    assert_eq!(poll(&ring, &mut reader), message(0, b"kept up"));
+    for i in 1..20_u8 {
+        ring.publish(&[i]);
+    }
+
+    assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 1, missed: 13 });
+}
+
+#[test]
+fn sequences_end_before_a_stamp_can_overflow() {
+    let ring = Ring::new(4, 64, 4096);
+    let mut reader = ring.reader(u64::MAX);
+    let last = reader.cursor();
+    for stamp in [ready(last), ended(last), u64::MAX] {
+        ring.slot_word(last, STAMP).store(stamp, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(
+                !matches!(poll(&ring, &mut reader), Poll::Message(_) | Poll::Lapped { .. }),
+                "{stamp:x}"
+            );
+            assert_eq!(reader.cursor(), last);
+        }
+    }
 }

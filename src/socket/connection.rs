@@ -363,7 +363,7 @@ fn hello(connections: u32, hub: &Hub) -> Hello {
     Hello {
         incarnation: segment.header().incarnation(),
         head,
-        oldest: ring::oldest(segment.geometry(), segment.words()).min(head),
+        oldest: ring::oldest(segment.geometry(), segment.words(), 0).min(head),
         max_message_bytes: u32::try_from(segment.geometry().max_message_bytes()).unwrap_or(u32::MAX),
         heartbeat_ms: millis(hub.deadlines.heartbeat),
         silence_ms: millis(hub.deadlines.silence),
