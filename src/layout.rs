@@ -48,6 +48,8 @@ const MIN_SLOT_COUNT: u64 = 2;
 const MAX_SLOT_COUNT: u64 = 1 << 32;
 /// Smallest arena. One page, so that every arena begins and ends on a page boundary.
 pub const MIN_ARENA_BYTES: u64 = PAGE_BYTES;
+/// Longest payload that any ring takes, in bytes: what a reader may be made to copy at once.
+pub const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 /// Largest arena: 1 TiB.
 pub const MAX_ARENA_BYTES: u64 = 1 << 40;
 
@@ -264,8 +266,8 @@ impl Geometry {
             }
         }
         let inline = slot_bytes - SLOT_HEADER_BYTES;
-        let max_message_bytes = max_message_bytes.unwrap_or((arena_bytes / 4).max(inline));
-        let limit = arena_bytes.max(inline);
+        let limit = arena_bytes.max(inline).min(MAX_MESSAGE_BYTES);
+        let max_message_bytes = max_message_bytes.unwrap_or((arena_bytes / 4).max(inline).min(limit));
         if !(1..=limit).contains(&max_message_bytes) {
             return Err(GeometryError::MaxMessage {
                 value: max_message_bytes,

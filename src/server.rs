@@ -16,7 +16,7 @@ use crate::incarnation::Incarnation;
 use crate::layout::{Geometry, GeometryError, Header, LAYOUT_VERSION};
 use crate::publisher::{Publisher, now_ns};
 use crate::segment::{Access, CreateError, Owned, Segment};
-use crate::socket::frame::{MAX_MESSAGE_BYTES, VERSION};
+use crate::socket::frame::VERSION;
 use crate::socket::{Service, ServiceHandle, ServiceOptions, ServiceStats};
 
 /// What a server offers and where.
@@ -82,12 +82,7 @@ impl ServerOptions {
         let slots = self
             .slots
             .unwrap_or((self.ring_bytes / 16).clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end()));
-        // A frame on the socket holds less than the largest rings would take by default.
-        let largest_default = MAX_MESSAGE_BYTES as u64;
-        let longest = self
-            .max_message_bytes
-            .or((self.ring_bytes / 4 > largest_default).then_some(largest_default));
-        Geometry::new(slots, self.slot_bytes, self.ring_bytes, longest)
+        Geometry::new(slots, self.slot_bytes, self.ring_bytes, self.max_message_bytes)
     }
 }
 
@@ -310,7 +305,7 @@ impl Server {
     }
 
     /// Ends the stream, and stops once all subscribers have read the rest or `patience` is over. Returns whether they
-    /// all have.
+    /// all have. Those on the socket get up to 200 ms more to read the end.
     pub fn finish(mut self, patience: Duration) -> bool {
         self.end_stream();
         let deadline = Instant::now() + patience;

@@ -10,7 +10,6 @@ use clap::{ArgGroup, CommandFactory, Parser};
 use lapwing::cli::{self, Failure, LogLevel};
 use lapwing::discovery::ServerName;
 use lapwing::layout::{Geometry, GeometryError};
-use lapwing::socket::frame::MAX_MESSAGE_BYTES;
 use lapwing::{Access, ServerOptions};
 
 use crate::group;
@@ -209,12 +208,6 @@ impl Args {
             return Err(wrong(&format!(
                 "messages of this ring have up to {} bytes; give shorter ones, a larger --ring-size or --max-message",
                 geometry.max_message_bytes()
-            )));
-        }
-        let longest_frame = MAX_MESSAGE_BYTES as u64;
-        if !self.no_socket && self.max_message.is_some_and(|max| max > longest_frame) {
-            return Err(wrong(&format!(
-                "--max-message is up to {longest_frame} over TCP; give less, or --no-socket"
             )));
         }
         if self.size.is_some_and(|size| size < MIN_BYTES as u64) {
