@@ -90,6 +90,8 @@ pub enum Event<R> {
 
 /// Time between two looks for a server that is not there; a change of its info file is noticed at once.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Shortest time between two looks.
+const SHORTEST_SEARCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Follows the server that an info file names.
 #[derive(Debug)]
@@ -97,6 +99,7 @@ pub struct Follower {
     path: PathBuf,
     options: FollowOptions,
     source: Option<Source>,
+    attached_at: Option<Instant>,
     /// The incarnation that was followed last, and the sequence wanted next.
     position: Option<(Incarnation, u64)>,
     /// The incarnation that has nothing more to tell.
@@ -131,6 +134,7 @@ impl Follower {
             path: path.into(),
             options,
             source: None,
+            attached_at: None,
             position: None,
             finished: None,
             corrupt: None,
@@ -195,6 +199,11 @@ impl Follower {
     #[cold]
     fn detach<R>(&mut self, reason: String, died: bool) -> Event<R> {
         self.source = None;
+        // A source that fails as soon as it is there is not tried again at once.
+        let now = Instant::now();
+        if self.attached_at.is_some_and(|at| now < at + SEARCH_INTERVAL) {
+            self.search.due = Some(now + SEARCH_INTERVAL);
+        }
         Event::Detached { reason, died }
     }
 
@@ -203,6 +212,7 @@ impl Follower {
     fn find<R>(&mut self, timeout: Duration) -> Event<R> {
         let now = Instant::now();
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(86_400));
+        let mut looked = None;
         loop {
             let now = Instant::now();
             if self.search.due.is_none_or(|due| now >= due) {
@@ -210,9 +220,11 @@ impl Follower {
                 if self.search.watch.is_none() {
                     self.search.watch = Some(Watch::new(&self.path));
                 }
+                looked = Some(now);
                 match self.attach() {
                     Ok(event) => {
                         self.search = Search::default();
+                        self.attached_at = Some(Instant::now());
                         return event;
                     }
                     Err(reason) => self.search.reason = Some(reason),
@@ -233,11 +245,12 @@ impl Follower {
                 }),
                 None => {
                     std::thread::sleep(pause);
-                    true
+                    false
                 }
             };
             if changed {
-                self.search.due = None;
+                // Soon, but an info file that changes all the time is not looked at all the time.
+                self.search.due = Some(looked.unwrap_or(now) + SHORTEST_SEARCH_INTERVAL);
             }
         }
     }

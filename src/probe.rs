@@ -232,7 +232,8 @@ fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadlin
     }
     let pulse = subscriber.pulse();
     let lock = || found.lock.is_held().ok();
-    let deadline = deadline.min(Instant::now() + pulse.patience() + Duration::from_millis(1));
+    let silent_at = Instant::now() + pulse.patience() + Duration::from_millis(1);
+    let deadline = deadline.min(silent_at);
     loop {
         let now = Instant::now();
         let count = subscriber.segment().heartbeat();
@@ -240,10 +241,10 @@ fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadlin
             return ServerState::Live;
         }
         if now >= deadline {
-            return if lock() == Some(false) {
-                ServerState::Dead
-            } else {
-                ServerState::Hung
+            return match lock() {
+                _ if now < silent_at => ServerState::Unknown,
+                Some(false) => ServerState::Dead,
+                _ => ServerState::Hung,
             };
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -256,7 +257,8 @@ impl Report {
         self.oldest = subscriber.cursor();
         self.head = subscriber.head().next;
         subscriber.rejoin(Join::Latest(options.last));
-        while subscriber.cursor() < self.head && (self.messages.len() as u64) < options.last {
+        let is_in_time = || Instant::now() < options.deadline;
+        while subscriber.cursor() < self.head && (self.messages.len() as u64) < options.last && is_in_time() {
             let outcome = subscriber.poll(|view| view.to_vec());
             if !self.take(outcome) {
                 break;
@@ -270,6 +272,9 @@ impl Report {
         self.head = remote.hello().head;
         while remote.cursor() < self.head && (self.messages.len() as u64) < options.last {
             let left = options.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
             let Ok(outcome) = remote.receive(left, <[u8]>::to_vec) else {
                 break;
             };

@@ -43,11 +43,15 @@ pub(super) fn try_shared_memory(found: &Found, start: Instant) -> (Option<Subscr
             });
             Err("the server offers none".to_owned())
         }
-        Some(SharedMemory { id, bytes, .. }) => {
+        Some(SharedMemory { id, .. }) => {
             steps.push(namespace_step(found));
             let outcome = Subscriber::open(found, Join::Oldest);
             let result = match &outcome {
-                Ok(_) => format!("attached, {bytes} bytes, incarnation {}", info.incarnation),
+                Ok(subscriber) => format!(
+                    "attached, {} bytes, incarnation {}",
+                    subscriber.segment().geometry().segment_bytes(),
+                    info.incarnation
+                ),
                 Err(error) => with_causes(error),
             };
             let fix = outcome.is_err().then(|| segment_fix(found));

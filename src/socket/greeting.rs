@@ -72,6 +72,12 @@ pub(super) fn agree(address: SocketAddr, request: Request, deadline: Instant) ->
         ServerFrame::Start { first, missed } if first <= MAX_SEQUENCE => (first, missed),
         other => return Err(refusal(other)),
     };
+    if let Join::Sequence(wanted) = join
+        && meant == found
+        && first.saturating_sub(missed) != wanted.min(MAX_SEQUENCE)
+    {
+        return Err(RemoteError::Protocol("a start elsewhere than was asked for"));
+    }
     Ok(Agreed {
         stream: greeting.stream,
         decoder: greeting.decoder,

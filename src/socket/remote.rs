@@ -329,7 +329,11 @@ impl RemoteSubscriber {
     /// The sequence wanted next. With the incarnation of [`hello`](Self::hello) it is the position to resume at.
     #[must_use]
     pub const fn cursor(&self) -> u64 {
-        self.cursor
+        match self.lost {
+            // Lost, and not told yet.
+            Some((first, _)) => first,
+            None => self.cursor,
+        }
     }
 
     /// The newest sequence known to come next at the server: as old as its last heartbeat, or newer.
