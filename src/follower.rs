@@ -166,7 +166,7 @@ impl Follower {
                 self.position = Some((incarnation, received.sequence + 1));
                 Event::Message(received)
             }
-            Ok(Poll::Empty) => Event::Idle,
+            Ok(Poll::Empty) => self.idle(incarnation),
             Ok(Poll::Lapped { first, missed }) => {
                 self.position = Some((incarnation, first + missed));
                 Event::Gap { first, missed }
@@ -174,6 +174,23 @@ impl Follower {
             Ok(other) => self.leave(incarnation, &other),
             Err(error) => self.detach(format!("socket: {}", with_causes(&error)), false),
         }
+    }
+
+    /// Nothing came. A server that hangs may have been replaced by one that does not.
+    fn idle<R>(&mut self, incarnation: Incarnation) -> Event<R> {
+        let now = Instant::now();
+        let is_due = self.search.due.is_none_or(|due| now >= due);
+        if is_due && self.server_state() == Some(ServerState::Hung) {
+            self.search.due = Some(now + SEARCH_INTERVAL);
+            let found = discovery::read(&self.path, &self.options.trust);
+            if found.is_ok_and(|found| found.info.incarnation != incarnation) {
+                return self.detach(
+                    "another server took the place of this one, which hangs".to_owned(),
+                    false,
+                );
+            }
+        }
+        Event::Idle
     }
 
     /// The transport has nothing more to tell.

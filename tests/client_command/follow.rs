@@ -423,3 +423,21 @@ fn server_that_hangs_is_told_and_so_is_that_it_goes_on() {
 
     assert!(hung["reason"].as_str().unwrap().contains("stands still"), "{hung}");
 }
+
+#[test]
+fn server_that_takes_the_place_of_one_that_hangs_is_followed() {
+    let stage = Stage::new();
+    let hung = stage.server_of("prices", &["a"]);
+    let client = stage.client("--follow --format json");
+    let old = client.json_of("attached");
+    hung.signal(Signal::STOP);
+    client.json_of("hung");
+
+    // As an operator does who does not wait for it.
+    fs::remove_file(stage.info().join("prices.toml")).unwrap();
+    let _new = stage.server_of("prices", &["b"]);
+    let new = client.json_of("attached");
+
+    assert_ne!(old["incarnation"], new["incarnation"]);
+    assert_eq!(client.json_of("message")["payload"], "b");
+}
