@@ -153,5 +153,5 @@ fn program_of_the_page_refuses_what_is_no_segment_of_this_kind() {
     let output = Command::new(program).arg("-1").output().unwrap();
 
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("shmctl"));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("shmat"));
 }

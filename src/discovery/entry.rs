@@ -33,7 +33,7 @@ pub struct Found {
     pub path: PathBuf,
     /// What it says.
     pub info: Info,
-    /// The user who owns the file, as the kernel says. The owner of the segment must be the same.
+    /// The user who owns the file, as the kernel says. The creator of the segment must be the same.
     pub owner_uid: u32,
     /// The lock that the server holds while it lives.
     pub lock: LockProbe,
