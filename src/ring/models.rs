@@ -159,6 +159,22 @@ fn oldest_is_readable_or_was_overwritten_meanwhile() {
     });
 }
 
+#[test]
+fn message_behind_a_head_that_was_seen_is_not_taken_for_gone() {
+    loom::model(|| {
+        let ring = Ring::new(2, 64);
+        let mut writer = Writer::new(ring.geometry);
+        let publisher = thread::spawn({
+            let ring = ring.clone();
+            move || publish(&ring, &mut writer, 1)
+        });
+
+        // Nothing is ever overwritten here: whichever head it sees, the oldest message is the first.
+        assert_eq!(oldest(&ring.geometry, ring.words(), 0), 0);
+        publisher.join().unwrap();
+    });
+}
+
 /// What futex(2) does: it looks at the word once more under the lock under which it is woken.
 #[derive(Default)]
 struct Futex {
