@@ -55,6 +55,9 @@
 
 mod sync;
 
+#[cfg(all(test, loom))]
+mod futex_model;
+
 pub mod words;
 
 mod incarnation;

@@ -49,7 +49,7 @@ pub struct ServerOptions {
     pub heartbeat_interval: Duration,
 }
 
-/// Slots for each of which a ring of default size keeps 16 bytes of arena.
+/// How many slots there are by default: one for every 16 bytes of arena, within these bounds.
 const SLOTS_RANGE: std::ops::RangeInclusive<u64> = 1024..=65_536;
 /// Everybody may know that a server is there; who may read its segment is another matter.
 const INFO_MODE: u32 = 0o644;

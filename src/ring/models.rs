@@ -4,10 +4,11 @@
 //! Run by `.ci/loom`. Each ordering and each step of the protocol is needed: `.ci/mutants` takes them away one by one
 //! and expects one of these models to fail.
 
-use loom::sync::{Arc, Condvar, Mutex};
+use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
+use crate::futex_model::Futex;
 
 struct Ring {
     memory: Vec<AtomicU64>,
@@ -173,27 +174,6 @@ fn message_behind_a_head_that_was_seen_is_not_taken_for_gone() {
         assert_eq!(oldest(&ring.geometry, ring.words(), 0), 0);
         publisher.join().unwrap();
     });
-}
-
-/// What futex(2) does: it looks at the word once more under the lock under which it is woken.
-#[derive(Default)]
-struct Futex {
-    queue: Mutex<()>,
-    woken: Condvar,
-}
-
-impl Futex {
-    fn wait(&self, word: &AtomicU64, seen: u64) {
-        let queue = self.queue.lock().unwrap();
-        if word.load(Ordering::Relaxed) == seen {
-            drop(self.woken.wait(queue).unwrap());
-        }
-    }
-
-    fn wake(&self) {
-        drop(self.queue.lock().unwrap());
-        self.woken.notify_all();
-    }
 }
 
 /// A reader sleeps until the publisher has done its `last` thing and wakes it once. A wake that is lost is a deadlock,

@@ -5,6 +5,7 @@ use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use super::*;
+use crate::futex_model::Futex;
 use crate::sync::{AtomicU64, fence};
 
 /// An eventfd: remembers that it was written to.
@@ -58,27 +59,6 @@ fn service_thread_never_sleeps_through_a_message() {
         }
         publisher.join().unwrap();
     });
-}
-
-/// What futex(2) does: it looks at the word once more under the lock under which it is woken.
-#[derive(Default)]
-struct Futex {
-    queue: Mutex<()>,
-    woken: Condvar,
-}
-
-impl Futex {
-    fn wait(&self, word: &AtomicU64, seen: u64) {
-        let queue = self.queue.lock().unwrap();
-        if word.load(Ordering::Relaxed) == seen {
-            drop(self.woken.wait(queue).unwrap());
-        }
-    }
-
-    fn wake(&self) {
-        drop(self.queue.lock().unwrap());
-        self.woken.notify_all();
-    }
 }
 
 #[test]
