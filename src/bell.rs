@@ -14,14 +14,16 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::Backoff;
 use rustix::thread::{MembarrierCommand, futex, membarrier};
 
-use crate::ring;
+use crate::gate::{Claim, ClaimWords};
 use crate::segment::Segment;
 use crate::wakes::{READERS, SERVICE, Trail, Wakes};
+use crate::{ring, sys};
 
 /// Shortest time between two wakes that the publisher makes itself. Readers spin for longer than this before they sleep:
 /// one that was awake at a wake, or was woken by it, is awake still when the next is withheld. Only a publisher that is
@@ -29,6 +31,8 @@ use crate::wakes::{READERS, SERVICE, Trail, Wakes};
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
 /// How often the service thread makes the wakes that the publisher withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
+/// Longest sleep of a publisher without room, so that it sees a subscriber that is leaving, or is to be evicted.
+const LONGEST_ROOM_SLEEP: Duration = Duration::from_millis(100);
 /// How often the kernel is asked whether anybody is attached.
 pub(crate) const CENSUS_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -59,17 +63,32 @@ impl Bell {
 /// Wakes everybody who sleeps on the segment's futex word.
 fn wake_readers(segment: &Segment) {
     // Not private: the sleepers are other processes. It fails only for a bad address.
-    let _ = futex::wake(segment.futex_word(), futex::Flags::empty(), i32::MAX as u32);
+    let _ = futex::wake(
+        sys::futex_word(segment.head_word()),
+        futex::Flags::empty(),
+        i32::MAX as u32,
+    );
 }
 
 /// Sleeps until the head is no longer `seen`, somebody wakes the readers, or `timeout` has passed.
 pub(crate) fn sleep_while_head_is(segment: &Segment, seen: u64, timeout: Duration) {
+    futex_wait(segment.head_word(), seen, timeout);
+}
+
+/// Sleeps until the low half of `word` is no longer that of `seen`, somebody wakes who sleeps on it, or `timeout` has
+/// passed.
+fn futex_wait(word: &AtomicU64, seen: u64, timeout: Duration) {
     let timeout = rustix::time::Timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
-    // Woken, changed before the sleep began, interrupted, timed out: the caller looks at the ring in any case.
-    let _ = futex::wait(segment.futex_word(), futex::Flags::empty(), seen as u32, Some(&timeout));
+    // Woken, changed before the sleep began, interrupted, timed out: the caller looks again in any case.
+    let _ = futex::wait(
+        sys::futex_word(word),
+        futex::Flags::empty(),
+        seen as u32,
+        Some(&timeout),
+    );
 }
 
 /// The publisher's hand on the bell.
@@ -124,6 +143,83 @@ impl Ringer {
     }
 }
 
+/// A publisher's wait for one lossless subscriber after the other, until there is room.
+#[derive(Debug)]
+pub(crate) struct RoomWait {
+    started: Instant,
+    timeout: Duration,
+    /// How long the next sleep may be: short at first, in case the barrier is not to be had.
+    longest: Duration,
+}
+
+/// How long a publisher looks at a cursor before it sleeps until it moves.
+const ROOM_SPIN: Duration = Duration::from_micros(50);
+
+impl RoomWait {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            timeout,
+            longest: TRAILING_INTERVAL,
+        }
+    }
+
+    /// Waits until the cursor of `claim` is no longer `seen`, or for a moment. Returns whether there is time left.
+    pub(crate) fn turn(&mut self, claim: &Claim, seen: u64) -> bool {
+        let words = claim.words();
+        let spin_until = Instant::now() + ROOM_SPIN;
+        let backoff = Backoff::new();
+        loop {
+            if words.cursor() != seen {
+                return true;
+            }
+            let now = Instant::now();
+            if now.saturating_duration_since(self.started) >= self.timeout {
+                return false;
+            }
+            if now >= spin_until {
+                break;
+            }
+            backoff.snooze();
+        }
+        let left = self.timeout.saturating_sub(self.started.elapsed());
+        if words.prepare_to_wait(seen, heavy_barrier) {
+            futex_wait(words.word(), seen, self.longest.min(left));
+        }
+        words.waited();
+        self.longest = (self.longest * 2).min(LONGEST_ROOM_SLEEP);
+        true
+    }
+}
+
+/// Wakes the publisher that sleeps on the cursor of `claim`.
+pub(crate) fn wake_publisher(claim: ClaimWords<'_>) {
+    // It fails only for a bad address.
+    let _ = futex::wake(sys::futex_word(claim.word()), futex::Flags::empty(), 1);
+}
+
+/// Makes this process take part in the heavy barriers of others, so that its own may be light. Returns whether it does.
+pub(crate) fn join_barriers() -> bool {
+    membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok()
+}
+
+/// Whether the heavy half of a barrier between the threads of this process is to be had, from now on.
+pub(crate) fn has_process_barrier() -> bool {
+    membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+}
+
+/// The heavy half of a barrier between the threads of this process. Returns whether it was to be had.
+pub(crate) fn process_barrier() -> bool {
+    membarrier(MembarrierCommand::PrivateExpedited).is_ok()
+}
+
+/// The heavy half of a barrier with every process that joined (membarrier(2)).
+fn heavy_barrier() {
+    // Where it is not to be had nobody has joined, and all make both halves themselves.
+    let _ = membarrier(MembarrierCommand::GlobalExpedited);
+    fence(Ordering::SeqCst);
+}
+
 /// The service thread's duties to the segment: the heartbeat, the census of readers, the trailing wakes.
 #[derive(Debug)]
 pub(crate) struct Attendant {
@@ -143,7 +239,7 @@ pub(crate) struct Attendant {
 impl Attendant {
     /// Takes the duty. `waker` is how the publisher wakes the thread that has it.
     pub(crate) fn new(bell: Arc<Bell>, segment: Arc<Segment>, waker: mio::Waker, now: Instant) -> Self {
-        let has_barrier = membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok();
+        let has_barrier = has_process_barrier();
         let heartbeat_interval = segment.header().heartbeat_interval().max(Duration::from_millis(1));
         bell.waker.set(waker).expect("a bell has one attendant");
         Self {
@@ -205,7 +301,7 @@ impl Attendant {
     pub(crate) fn prepare_to_sleep(&self) -> Option<Duration> {
         let is_ordered = self.bell.wakes.ask(SERVICE, || {
             // B2, pairs with B1 in `Wakes::asked`.
-            let is_ordered = self.has_barrier && membarrier(MembarrierCommand::PrivateExpedited).is_ok();
+            let is_ordered = self.has_barrier && process_barrier();
             if !is_ordered {
                 fence(Ordering::SeqCst);
             }

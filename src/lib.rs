@@ -81,6 +81,12 @@ pub mod limits;
 #[expect(unsafe_code, reason = "SysV shared memory has no safe wrapper")]
 pub mod segment;
 
+#[cfg(not(loom))]
+#[expect(unsafe_code, reason = "a control segment is memory that two processes write")]
+mod control;
+
+mod gate;
+
 mod wakes;
 
 #[cfg(not(loom))]
@@ -102,6 +108,10 @@ pub mod cli;
 pub mod socket;
 
 #[cfg(not(loom))]
+#[expect(unsafe_code, reason = "a message that cannot be overwritten is lent as bytes")]
+mod lossless;
+
+#[cfg(not(loom))]
 mod server;
 
 #[cfg(not(loom))]
@@ -118,8 +128,11 @@ pub mod probe;
 
 #[cfg(not(loom))]
 pub use self::{
+    control::ControlError,
     follower::{Event, FollowOptions, Follower},
+    gate::{Holder, LosslessOffer, LosslessPolicy, LosslessStatus},
     liveness::ServerState,
+    lossless::{BlockingSubscriber, Held, LosslessError, LosslessSubscriber},
     publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, View},
     segment::{Access, Segment},

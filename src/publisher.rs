@@ -3,15 +3,19 @@
 //! Publishing copies the payload into the ring, a word at a time, and stores its stamp: no system call and no locked
 //! instruction while nobody sleeps, and nothing that depends on how many read. A [`Loan`] lends room in the ring to be
 //! filled in place; a [`Batch`] reads the clock once and wakes sleepers once for many messages.
+//!
+//! Lossless subscribers hold the publisher up when they are a whole ring behind (see [`LosslessPolicy`](crate::LosslessPolicy)): publishing then
+//! waits for them, and `try_publish` says [`PublishError::Full`] instead. Nobody else can.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytemuck::NoUninit;
 
-use crate::bell::{Bell, Ringer};
+use crate::bell::{Bell, Ringer, RoomWait};
+use crate::gate::{Claim, Gate, Gatekeeper, LosslessStatus, Wanted};
 use crate::incarnation::Incarnation;
 use crate::layout::Geometry;
 use crate::ring::{Place, Writer};
@@ -32,6 +36,8 @@ pub enum PublishError {
     },
     /// The stream was ended.
     Ended,
+    /// It would overwrite what a lossless subscriber has not read. Only what promises not to wait says this.
+    Full,
 }
 
 impl fmt::Display for PublishError {
@@ -42,6 +48,7 @@ impl fmt::Display for PublishError {
                 "a message of {len} bytes is longer than the {max} bytes that this ring takes: give the server a larger ring size or longest message"
             ),
             Self::Ended => f.write_str("the stream was ended: nothing can be published any more"),
+            Self::Full => f.write_str("a lossless subscriber has not read what this message would overwrite"),
         }
     }
 }
@@ -54,10 +61,10 @@ pub struct Publisher {
     segment: Owned,
     writer: Writer,
     ringer: Ringer,
+    gatekeeper: Gatekeeper,
     /// Payload bytes published so far.
     bytes: u64,
-    /// The shortest length that is refused: one more than the longest payload, or 0 once the stream was ended.
-    refused_from: usize,
+    has_ended: bool,
 }
 
 /// Copies of up to this many bytes take about a microsecond: the time before one is as good as the time after it.
@@ -71,20 +78,21 @@ pub(crate) fn now_ns() -> u64 {
 }
 
 impl Publisher {
-    pub(crate) fn new(segment: Owned, bell: Arc<Bell>) -> Self {
+    pub(crate) fn new(segment: Owned, bell: Arc<Bell>, gate: Arc<Gate>) -> Self {
         let writer = Writer::new(*segment.share().geometry());
         let ringer = Ringer::new(bell, segment.share());
-        let refused_from = writer.geometry().max_message_bytes() + 1;
         Self {
             segment,
             writer,
             ringer,
+            gatekeeper: Gatekeeper::new(gate),
             bytes: 0,
-            refused_from,
+            has_ended: false,
         }
     }
 
-    /// Publishes `payload` with tag 0. Returns its sequence. Costs one copy and one look at the clock.
+    /// Publishes `payload` with tag 0. Returns its sequence. Costs one copy and one look at the clock. Waits for lossless
+    /// subscribers that are a whole ring behind; nobody else can make it wait.
     ///
     /// # Errors
     /// If it is longer than [`Publisher::max_message_bytes`], or the stream was ended.
@@ -99,8 +107,24 @@ impl Publisher {
     /// As [`Publisher::publish`].
     #[inline]
     pub fn publish_tagged(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        self.admit(payload.len())?;
+        Ok(self.put_and_ring(tag, payload))
+    }
+
+    /// As [`Publisher::publish_tagged`], but never waits.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
+    #[inline]
+    pub fn try_publish_tagged(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        self.try_admit(payload.len())?;
+        Ok(self.put_and_ring(tag, payload))
+    }
+
+    #[inline]
+    fn put_and_ring(&mut self, tag: u64, payload: &[u8]) -> u64 {
         let now_ns = now_ns();
-        let sequence = self.store(tag, payload, now_ns)?;
+        let sequence = self.put(tag, payload, now_ns);
         self.ringer.ring(|| {
             if payload.len() > QUICK_COPY_BYTES {
                 self::now_ns()
@@ -108,7 +132,14 @@ impl Publisher {
                 now_ns
             }
         });
-        Ok(sequence)
+        sequence
+    }
+
+    /// Publishes a message that was admitted.
+    #[inline]
+    fn put(&mut self, tag: u64, payload: &[u8], now_ns: u64) -> u64 {
+        self.bytes += payload.len() as u64;
+        self.writer.publish(self.segment.memory(), payload, now_ns, tag)
     }
 
     /// Publishes the bytes of `value`, for [`crate::Subscriber::poll_typed`] of the same type.
@@ -120,49 +151,95 @@ impl Publisher {
         self.publish(bytemuck::bytes_of(value))
     }
 
+    /// Waits until a message of `len` bytes may be published.
     #[inline]
-    fn store(&mut self, tag: u64, payload: &[u8], now_ns: u64) -> Result<u64, PublishError> {
-        self.check(payload.len())?;
-        self.bytes += payload.len() as u64;
-        Ok(self.writer.publish(self.segment.memory(), payload, now_ns, tag))
-    }
-
-    #[inline]
-    fn check(&self, len: usize) -> Result<(), PublishError> {
-        if len < self.refused_from {
-            Ok(())
-        } else {
-            Err(self.refuse(len))
+    fn admit(&mut self, len: usize) -> Result<(), PublishError> {
+        if self.gatekeeper.gate().lets_pass(len) {
+            return Ok(());
         }
+        self.wait_for_room(len, Duration::MAX)
     }
 
-    #[cold]
-    fn refuse(&self, len: usize) -> PublishError {
-        if self.has_ended() {
-            PublishError::Ended
-        } else {
-            PublishError::TooLong {
-                len,
-                max: self.max_message_bytes(),
+    /// Whether a message of `len` bytes may be published now.
+    #[inline]
+    fn try_admit(&mut self, len: usize) -> Result<(), PublishError> {
+        if self.gatekeeper.gate().lets_pass(len) {
+            return Ok(());
+        }
+        self.ask(len).map_err(|refusal| refusal.error())
+    }
+
+    /// Takes the closer look that the gate asks for.
+    fn ask(&mut self, len: usize) -> Result<(), Refusal> {
+        if self.has_ended {
+            return Err(Refusal::Never(PublishError::Ended));
+        }
+        let max = self.max_message_bytes();
+        if len > max {
+            return Err(Refusal::Never(PublishError::TooLong { len, max }));
+        }
+        let wanted = Wanted {
+            sequence: self.writer.next(),
+            floor: self.writer.floor_for(len),
+        };
+        let (writer, memory) = (&self.writer, self.segment.memory());
+        self.gatekeeper
+            .admit(wanted, |since| writer.first_large(memory, since), Instant::now)
+            .map_err(|(claim, seen)| Refusal::HeldBy(claim, seen))
+    }
+
+    /// Waits for up to `timeout` until a message of `len` bytes can be published without waiting. Returns at once while
+    /// no lossless subscriber is a whole ring behind.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and [`PublishError::Full`] if there is no room yet.
+    pub fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<(), PublishError> {
+        let mut wait = None;
+        loop {
+            let (claim, seen) = match self.ask(len) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Never(error)) => return Err(error),
+                Err(Refusal::HeldBy(claim, seen)) => (claim, seen),
+            };
+            let wait = wait.get_or_insert_with(|| {
+                // Those who are to make room must know what there is to read.
+                self.ringer.ring(now_ns);
+                RoomWait::new(timeout)
+            });
+            if !wait.turn(&claim, seen) {
+                return Err(PublishError::Full);
             }
         }
     }
 
     /// Borrows room for a payload of up to `len` bytes in the ring. What is written to the loan becomes the next
-    /// message when it is committed; dropping it publishes nothing.
+    /// message when it is committed; dropping it publishes nothing. Waits as [`Publisher::publish`] does.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
-        self.check(len)?;
+        self.admit(len)?;
+        Ok(self.lend(len))
+    }
+
+    /// As [`Publisher::loan`], but never waits.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
+    pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
+        self.try_admit(len)?;
+        Ok(self.lend(len))
+    }
+
+    fn lend(&mut self, len: usize) -> Loan<'_> {
         let place = self.writer.begin(self.segment.memory(), len);
-        Ok(Loan {
+        Loan {
             publisher: self,
             place,
             len,
             written: 0,
             partial: 0,
-        })
+        }
     }
 
     /// Begins a batch: messages that share one timestamp and one wake. Each can be read as soon as it is pushed.
@@ -209,8 +286,10 @@ impl Publisher {
     }
 
     pub(crate) fn end(&mut self) {
-        if !self.has_ended() {
-            self.refused_from = 0;
+        if !self.has_ended {
+            self.has_ended = true;
+            self.gatekeeper.gate().shut();
+            // The gate keeps a slot for this: it overwrites nothing that is claimed.
             self.writer.close(self.segment.memory());
             self.ringer.ring_all();
         }
@@ -223,7 +302,29 @@ impl Publisher {
     }
 
     pub(crate) const fn has_ended(&self) -> bool {
-        self.refused_from == 0
+        self.has_ended
+    }
+
+    /// Who the lossless subscribers are, and whether one of them holds up this publisher.
+    #[must_use]
+    pub fn lossless_status(&self) -> LosslessStatus {
+        self.gatekeeper.gate().status(Instant::now())
+    }
+}
+
+/// Why a message may not be published now.
+enum Refusal {
+    Never(PublishError),
+    /// A lossless subscriber still wants what it would overwrite, and its cursor as it was seen.
+    HeldBy(Arc<Claim>, u64),
+}
+
+impl Refusal {
+    fn error(self) -> PublishError {
+        match self {
+            Self::Never(error) => error,
+            Self::HeldBy(..) => PublishError::Full,
+        }
     }
 }
 
@@ -339,7 +440,18 @@ impl Batch<'_> {
     /// As [`Publisher::publish`].
     #[inline]
     pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
-        self.publisher.store(tag, payload, self.now_ns)
+        self.publisher.admit(payload.len())?;
+        Ok(self.publisher.put(tag, payload, self.now_ns))
+    }
+
+    /// As [`Batch::push`], but never waits.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
+    #[inline]
+    pub fn try_push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        self.publisher.try_admit(payload.len())?;
+        Ok(self.publisher.put(tag, payload, self.now_ns))
     }
 }
 

@@ -128,16 +128,45 @@ impl Writer {
         place
     }
 
+    /// Where the next large payload, of `words` words, begins: behind the last one, or at the arena's start if it would
+    /// cross its end.
+    #[inline]
+    const fn next_position(&self, words: u64) -> u64 {
+        let arena = self.geometry.arena_words();
+        let offset = self.position & (arena - 1);
+        if offset + words > arena {
+            self.position + (arena - offset)
+        } else {
+            self.position
+        }
+    }
+
+    /// The floor that a message of `len` bytes asks for: every large payload below it is overwritten. 0 if it lies in
+    /// its slot.
+    pub(crate) fn floor_for(&self, len: usize) -> u64 {
+        if len <= self.geometry.inline_bytes() {
+            return 0;
+        }
+        let words = words_for(len) as u64;
+        (self.next_position(words) + words).saturating_sub(self.geometry.arena_words())
+    }
+
+    /// The oldest large message from `since` on: its sequence and its position in the arena. Looks at every slot up to
+    /// it, once.
+    pub(crate) fn first_large(&self, memory: &[AtomicU64], since: u64) -> Option<(u64, u64)> {
+        // Relaxed: this publisher wrote these words itself, and nobody else can.
+        let load = |sequence: u64, word: usize| memory[self.geometry.slot_at(sequence) + word].load(Ordering::Relaxed);
+        let retained = self.next.saturating_sub(self.geometry.slot_count());
+        (since.max(retained)..self.next)
+            .find(|&sequence| load(sequence, LENGTH) & LARGE != 0)
+            .map(|sequence| (sequence, load(sequence, BODY)))
+    }
+
     /// Finds room for `words` in the arena and moves the floor over all that this buries.
     #[inline]
     fn bury(&mut self, memory: &[AtomicU64], words: u64) -> Place {
         let arena = self.geometry.arena_words();
-        let offset = self.position & (arena - 1);
-        let position = if offset + words > arena {
-            self.position + (arena - offset)
-        } else {
-            self.position
-        };
+        let position = self.next_position(words);
         let floor = (position + words).saturating_sub(arena);
         // A message that was given up may have moved the floor further already.
         if floor > self.floor {
@@ -394,6 +423,33 @@ pub enum Poll<T> {
     },
 }
 
+impl<T> Poll<T> {
+    /// The same, with what `f` makes of a message's value.
+    #[inline]
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Poll<U> {
+        match self {
+            Self::Message(Received {
+                sequence,
+                timestamp_ns,
+                tag,
+                len,
+                value,
+            }) => Poll::Message(Received {
+                sequence,
+                timestamp_ns,
+                tag,
+                len,
+                value: f(value),
+            }),
+            Self::Empty => Poll::Empty,
+            Self::Lapped { first, missed } => Poll::Lapped { first, missed },
+            Self::Ended => Poll::Ended,
+            Self::Dead => Poll::Dead,
+            Self::Corrupt { sequence } => Poll::Corrupt { sequence },
+        }
+    }
+}
+
 /// Where a lapped reader goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLap {
@@ -446,6 +502,15 @@ impl Reader {
         words.load(self.geometry.slot_at(self.cursor) + STAMP) >= ready(self.cursor)
     }
 
+    /// Whether message `sequence`, or a newer one in its slot, is wholly there, or the stream ended before it. What its
+    /// publisher stored for it, and before it, is seen by the loads that follow.
+    pub(crate) fn is_there(&self, words: Words<'_>, sequence: u64) -> bool {
+        let stamp = words.load(self.geometry.slot_at(sequence) + STAMP);
+        // R1, pairs with W2.
+        fence(Ordering::Acquire);
+        stamp >= ready(sequence)
+    }
+
     /// The head word, to sleep for as long as it stays the same; `None` if a poll would find something.
     pub(crate) fn sleep_word(&self, words: Words<'_>) -> Option<u64> {
         let seen = words.load(HEAD_WORD);
@@ -457,7 +522,7 @@ impl Reader {
     /// Looks once at the slot that the cursor points at. `read` makes what it wants of the message in place; its
     /// result counts only if the message was not overwritten meanwhile.
     #[inline]
-    pub(crate) fn poll<R>(&mut self, words: Words<'_>, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
+    pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
         let sequence = self.cursor;
         let slot = words.slice(self.geometry.slot_at(sequence), self.geometry.slot_words());
         let before = slot.load(STAMP);

@@ -9,7 +9,6 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::{io, ptr, slice};
 
 use crate::layout::{Geometry, HEAD_WORD, HEADER_BYTES, HEARTBEAT_WORD, Header};
@@ -211,18 +210,9 @@ impl Segment {
         self.id().map(status).transpose()
     }
 
-    /// The half of the head that changes with every message, for the futex system call and nothing else.
-    pub(crate) fn futex_word(&self) -> &AtomicU32 {
-        let word: *const AtomicU64 = &self.memory.words()[HEAD_WORD];
-        let low_half = word
-            .cast::<AtomicU32>()
-            .wrapping_add(usize::from(cfg!(target_endian = "big")));
-        // SAFETY:
-        // - it points at four aligned bytes of a word that lives as long as `&self`;
-        // - any bit pattern is a valid AtomicU32;
-        // - this crate passes its address to the kernel and never loads or stores through it, so no access of another
-        //   size meets those to the AtomicU64.
-        unsafe { &*low_half }
+    /// The head, to sleep on.
+    pub(crate) fn head_word(&self) -> &AtomicU64 {
+        &self.memory.words()[HEAD_WORD]
     }
 }
 

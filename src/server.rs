@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use crate::bell::Bell;
+use crate::bell::{self, Bell};
+use crate::control;
 use crate::discovery::{AnnounceError, Announcement, Info, ServerName, SharedMemory, Socket};
+use crate::gate::{Gate, LosslessOffer, LosslessStatus};
 use crate::incarnation::Incarnation;
 use crate::layout::{Geometry, GeometryError, Header, LAYOUT_VERSION};
 use crate::publisher::{Publisher, now_ns};
@@ -45,6 +47,8 @@ pub struct ServerOptions {
     pub access: Access,
     /// Most connections at a time; more are refused.
     pub max_connections: usize,
+    /// What is promised to subscribers that must lose nothing. `None`: nobody can hold up the publisher.
+    pub lossless: Option<LosslessOffer>,
     /// How often the heartbeat moves. A server is silent for subscribers after three intervals without it.
     pub heartbeat_interval: Duration,
 }
@@ -74,6 +78,7 @@ impl ServerOptions {
             shared_memory: true,
             access: Access::default(),
             max_connections: 10_000,
+            lossless: None,
             heartbeat_interval: Duration::from_millis(100),
         }
     }
@@ -92,6 +97,10 @@ impl ServerOptions {
 pub enum StartError {
     /// Neither shared memory nor a socket was asked for.
     NoTransport,
+    /// Lossless subscribers ask for it over a socket, and there is none.
+    LosslessWithoutSocket,
+    /// The kernel lacks membarrier(2), which lossless subscriptions need.
+    LosslessWithoutBarrier,
     /// Sizes that no ring can have.
     Geometry(GeometryError),
     /// An address cannot be listened on.
@@ -111,10 +120,28 @@ pub enum StartError {
     Announce(AnnounceError),
 }
 
+/// Makes sure that lossless subscribers can be served, and removes what killed servers left of theirs.
+fn prepare_lossless(options: &ServerOptions) -> Result<(), StartError> {
+    if options.listen.is_empty() {
+        return Err(StartError::LosslessWithoutSocket);
+    }
+    if !bell::has_process_barrier() {
+        return Err(StartError::LosslessWithoutBarrier);
+    }
+    control::sweep();
+    Ok(())
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTransport => f.write_str("neither shared memory nor a socket: allow one of them"),
+            Self::LosslessWithoutSocket => {
+                f.write_str("lossless subscribers ask for their place over a socket: allow one, or offer none of that")
+            }
+            Self::LosslessWithoutBarrier => f.write_str(
+                "lossless subscriptions need the system call membarrier, which this kernel or its seccomp filter refuses",
+            ),
             Self::Geometry(error) => error.fmt(f),
             Self::Listen { address, .. } => write!(f, "cannot listen on {address}: choose another with --listen"),
             Self::Create(error) => error.fmt(f),
@@ -128,7 +155,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoTransport | Self::Geometry(_) => None,
+            Self::NoTransport | Self::LosslessWithoutSocket | Self::LosslessWithoutBarrier | Self::Geometry(_) => None,
             Self::Listen { source, .. } | Self::Service(source) | Self::Random(source) => Some(source),
             Self::Create(error) => error.source(),
             Self::Announce(error) => error.source(),
@@ -184,6 +211,9 @@ impl Server {
         if options.listen.is_empty() && !options.shared_memory {
             return Err(StartError::NoTransport);
         }
+        if options.lossless.is_some() {
+            prepare_lossless(&options)?;
+        }
         let geometry = options.geometry().map_err(StartError::Geometry)?;
         let incarnation = Incarnation::random().map_err(StartError::Random)?;
         let listeners = options
@@ -219,10 +249,13 @@ impl Server {
         });
 
         let bell = Arc::new(Bell::new());
+        let too_long = geometry.max_message_bytes() + 1;
+        let gate = Arc::new(Gate::new(geometry.slot_count(), too_long, options.lossless));
         let mut service_options = ServiceOptions::new(listeners);
         service_options.max_connections = options.max_connections;
-        let service = Service::spawn(segment.clone(), bell.clone(), service_options).map_err(StartError::Service)?;
-        let publisher = Publisher::new(owned, bell);
+        let service = Service::spawn(segment.clone(), bell.clone(), gate.clone(), service_options)
+            .map_err(StartError::Service)?;
+        let publisher = Publisher::new(owned, bell, gate);
         let announcement = Announcement::publish(&options.info_dir, &info, INFO_MODE).map_err(StartError::Announce)?;
         let info_path = announcement.path();
         Ok(Self {
@@ -274,6 +307,12 @@ impl Server {
     fn readers(&self) -> u64 {
         let status = self.segment.status().ok().flatten();
         status.map_or(0, |status| status.attached.saturating_sub(1))
+    }
+
+    /// Who the lossless subscribers are, and whether one of them holds up the publisher.
+    #[must_use]
+    pub fn lossless_status(&self) -> LosslessStatus {
+        self.publisher.lossless_status()
     }
 
     /// Checks that the service thread runs. Costs one load.

@@ -15,6 +15,7 @@ use crate::incarnation::Incarnation;
 use crate::liveness::{Pulse, ServerState};
 use crate::ring::{self, Head, OnLap, Poll, Reader, View};
 use crate::segment::{AttachError, Segment};
+use crate::words::Words;
 
 /// Where in the stream a subscriber joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -380,6 +381,16 @@ impl Subscriber {
     /// Goes on at another place in the same stream.
     pub fn rejoin(&mut self, join: Join) {
         self.reader.seek(join.resolve(&self.segment));
+    }
+
+    /// Goes on at `cursor`.
+    pub(crate) fn seek(&mut self, cursor: u64) {
+        self.reader.seek(cursor);
+    }
+
+    /// The cursor, and the words that it moves over.
+    pub(crate) fn parts(&mut self) -> (&mut Reader, Words<'_>) {
+        (&mut self.reader, self.segment.words())
     }
 
     /// The heartbeat as it was when this subscriber last looked.

@@ -1,4 +1,5 @@
-//! The few system calls that have no safe wrapper: locks that belong to an open file (OFD locks).
+//! What a few system calls need that has no safe wrapper: locks that belong to an open file (OFD locks), and the half of
+//! a word that futex(2) looks at.
 //!
 //! A server holds an OFD *write* lock on byte 0 of its info file for as long as it lives:
 //!
@@ -13,6 +14,20 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// The low half of a shared word, for the futex system call and nothing else.
+pub(crate) fn futex_word(word: &AtomicU64) -> &AtomicU32 {
+    let low_half = std::ptr::from_ref(word)
+        .cast::<AtomicU32>()
+        .wrapping_add(usize::from(cfg!(target_endian = "big")));
+    // SAFETY:
+    // - it points at four aligned bytes of a word that lives as long as `word`;
+    // - any bit pattern is a valid AtomicU32;
+    // - this crate passes its address to the kernel and never loads or stores through it, so no access of another size
+    //   meets those to the AtomicU64.
+    unsafe { &*low_half }
+}
 
 /// Takes the write lock on byte 0 of the open file `file` if nobody else has a lock there. Never blocks.
 ///

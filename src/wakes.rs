@@ -19,7 +19,7 @@
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering, light_barrier};
 
 /// The service thread wants to be woken for the next message.
 pub(crate) const SERVICE: u32 = 1;
@@ -47,10 +47,7 @@ impl Wakes {
     #[inline]
     pub(crate) fn asked(&self) -> u32 {
         // B1, pairs with B2: the head is stored before the flag is loaded.
-        #[cfg(not(loom))]
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
-        #[cfg(loom)]
-        crate::sync::fence(Ordering::SeqCst);
+        light_barrier();
         self.asked.load(Ordering::Relaxed)
     }
 

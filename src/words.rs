@@ -30,6 +30,12 @@ impl<'a> Words<'a> {
         self.0.len()
     }
 
+    /// Where the first of them lies.
+    #[cfg(not(loom))]
+    pub(crate) const fn as_ptr(self) -> *const AtomicU64 {
+        self.0.as_ptr()
+    }
+
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(self) -> bool {

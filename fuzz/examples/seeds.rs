@@ -61,6 +61,7 @@ fn frames() -> (Vec<u8>, Vec<u8>) {
         silence_ms: 10_000,
         connections: 1,
         closed: false,
+        offers: false,
         name: "prices".to_owned(),
     };
     let server = [

@@ -84,8 +84,13 @@ impl Chunks {
 
     /// One frame for one connection.
     pub(super) fn of_frame(&mut self, frame: &ServerFrame<'_>) -> Arc<Chunk> {
+        self.of_frames(std::slice::from_ref(frame))
+    }
+
+    /// Frames for one connection.
+    pub(super) fn of_frames(&mut self, frames: &[ServerFrame<'_>]) -> Arc<Chunk> {
         let mut chunk = self.blank();
-        frame.append_to(&mut chunk.bytes);
+        frames.iter().for_each(|frame| frame.append_to(&mut chunk.bytes));
         Arc::new(chunk)
     }
 

@@ -17,9 +17,13 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 
 use super::chunk::{CHUNK_BYTES, Chunk, Chunks, End};
+use super::claiming::{Claimed, Refusal, make_claim, offer};
 use super::counters::Counters;
 use super::decoder::Decoder;
 use super::frame::{ClientFrame, FrameError, Hello, RejectCode, ServerFrame, VERSION};
+use crate::bell::wake_publisher;
+use crate::control::Control;
+use crate::gate::{Claim, Gate};
 use crate::segment::Segment;
 use crate::{Incarnation, Join, ring};
 
@@ -42,6 +46,7 @@ pub(super) struct Deadlines {
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) segment: Arc<Segment>,
+    pub(super) gate: Arc<Gate>,
     pub(super) deadlines: Deadlines,
     pub(super) chunks: Chunks,
     pub(super) counters: Arc<Counters>,
@@ -79,6 +84,8 @@ pub(super) enum Sent {
 enum Stage {
     Greeted,
     Streaming,
+    /// The client reads through shared memory. The connection stands for its life, and nothing more is said on it.
+    Leased,
     /// The last frames are being sent.
     Leaving(Farewell),
     /// All is sent; the peer is to close.
@@ -101,8 +108,10 @@ pub(super) struct Connection {
     /// What is being sent, and how much of it was.
     sending: Option<Arc<Chunk>>,
     sent: usize,
-    /// The one frame of this connection's own that follows: a START or a REJECT.
+    /// The one frame of this connection's own that follows: a START, a LEASE, an EVICTED or a REJECT.
     queued: Option<Arc<Chunk>>,
+    /// What of the ring must not be overwritten, for a lossless subscriber.
+    claim: Option<Arc<Claim>>,
     /// The socket was full and the kernel did not say yet that it has room.
     full: bool,
     /// There may be more to read although no event will say so.
@@ -118,21 +127,28 @@ pub(super) struct Connection {
 impl Connection {
     /// Greets a new client.
     pub(super) fn new(stream: TcpStream, connections: u32, hub: &mut Hub) -> Self {
-        let hello = ServerFrame::Hello(hello(connections, hub));
+        let greeting = greeting(connections, hub);
         Self {
             stream,
             decoder: Decoder::of_client(),
             stage: Stage::Greeted,
             cursor: 0,
-            sending: Some(hub.chunks.of_frame(&hello)),
+            sending: Some(greeting),
             sent: 0,
             queued: None,
+            claim: None,
             full: false,
             unread: false,
             since: hub.now,
             heard: hub.now,
             moved: hub.now,
         }
+    }
+
+    /// Whether a client that reads through shared memory has mapped its control segment.
+    fn has_mapped(&self) -> bool {
+        let control = self.claim.as_ref().and_then(|claim| claim.control());
+        control.is_none_or(Control::is_ready)
     }
 
     /// The sequence that this connection waits for, if it is the ring that it waits for.
@@ -197,6 +213,14 @@ impl Connection {
     }
 
     fn load_stream(&mut self, hub: &mut Hub) -> Result<(), Gone> {
+        if self.claim.as_ref().is_some_and(|claim| claim.is_evicted())
+            && let Some(claim) = self.claim.take()
+        {
+            let next = claim.words().cursor().min(self.cursor);
+            let evicted = hub.chunks.of_frame(&ServerFrame::Evicted { next });
+            self.begin(evicted, hub.now);
+            return Ok(());
+        }
         let Some(chunk) = hub.chunks.from(self.cursor, &hub.segment) else {
             return Ok(());
         };
@@ -239,7 +263,7 @@ impl Connection {
                 Ok(count) => {
                     self.heard = hub.now;
                     // What is said after the farewell does not matter any more, but unread it would undo the farewell.
-                    if matches!(self.stage, Stage::Greeted | Stage::Streaming) {
+                    if matches!(self.stage, Stage::Greeted | Stage::Streaming | Stage::Leased) {
                         self.decoder.received(count);
                         self.obey(hub);
                     }
@@ -262,19 +286,41 @@ impl Connection {
             Stage::Lingering(Farewell::End) => Gone::Finished,
             Stage::Leaving(Farewell::End) if self.sending.is_none() => Gone::Finished,
             Stage::Lingering(Farewell::Reject) | Stage::Leaving(Farewell::Reject) => Gone::Rejected,
-            Stage::Greeted | Stage::Streaming | Stage::Leaving(Farewell::End) => Gone::Left,
+            Stage::Greeted | Stage::Streaming | Stage::Leased | Stage::Leaving(Farewell::End) => Gone::Left,
         }
     }
 
     /// Does what the frames that have arrived say.
     fn obey(&mut self, hub: &mut Hub) {
-        while matches!(self.stage, Stage::Greeted | Stage::Streaming) {
+        while matches!(self.stage, Stage::Greeted | Stage::Streaming | Stage::Leased) {
             match (self.decoder.client_frame(), self.stage) {
                 (Ok(None), _) => return,
                 (Ok(Some(ClientFrame::Subscribe { incarnation, join })), Stage::Greeted) => {
                     self.subscribe(incarnation, join, hub);
                 }
-                (Ok(Some(ClientFrame::Progress { next })), Stage::Streaming) if next <= self.cursor => {}
+                (
+                    Ok(Some(ClientFrame::Claim {
+                        incarnation,
+                        join,
+                        memory,
+                        pid,
+                    })),
+                    Stage::Greeted,
+                ) => self.claim(incarnation, join, memory.then_some(pid), hub),
+                (Ok(Some(ClientFrame::Progress { next })), Stage::Streaming) if next <= self.cursor => {
+                    if let Some(claim) = &self.claim {
+                        let words = claim.words();
+                        // Never backward, whatever it says.
+                        let next = next.max(words.cursor());
+                        words.advance(next, false, || wake_publisher(words));
+                    }
+                }
+                // The control segment is mapped: nobody needs its name any more.
+                (Ok(Some(ClientFrame::Progress { .. })), Stage::Leased) => {
+                    if let Some(control) = self.claim.as_ref().and_then(|claim| claim.control()) {
+                        control.unlink();
+                    }
+                }
                 (Ok(Some(frame)), _) => self.reject(RejectCode::Protocol, &format!("unexpected {frame:?}"), hub),
                 (Err(FrameError::Version(_)), _) => {
                     let reason = format!("this server speaks version {VERSION}");
@@ -292,6 +338,31 @@ impl Connection {
         self.enter(Stage::Streaming, hub.now);
     }
 
+    /// Begins a lossless subscription: over this socket, or through shared memory if `pid` asks for that.
+    fn claim(&mut self, incarnation: Incarnation, join: Join, pid: Option<u32>, hub: &mut Hub) {
+        match make_claim(&self.stream, incarnation, join, pid, hub) {
+            Err(Refusal { code, reason }) => self.reject(code, &reason, hub),
+            Ok(Claimed { claim, first, reply }) => {
+                self.cursor = first;
+                self.queued = Some(hub.chunks.of_frame(&reply));
+                let stage = if claim.control().is_some() {
+                    Stage::Leased
+                } else {
+                    Stage::Streaming
+                };
+                self.claim = Some(claim);
+                self.enter(stage, hub.now);
+            }
+        }
+    }
+
+    /// Gives back what is claimed. To be called before the connection is dropped.
+    pub(super) fn release(&mut self, gate: &Gate) {
+        if let Some(claim) = self.claim.take() {
+            gate.leave(&claim, || wake_publisher(claim.words()));
+        }
+    }
+
     /// Refuses to go on, and says why behind the frame that is being sent.
     pub(super) fn reject(&mut self, code: RejectCode, reason: &str, hub: &mut Hub) {
         let counters = &hub.counters;
@@ -300,6 +371,7 @@ impl Connection {
             RejectCode::SubscribeDeadline => &counters.rejected_late,
             RejectCode::Silent => &counters.rejected_silent,
             RejectCode::TooManyConnections => &counters.rejected_full,
+            RejectCode::NotOffered | RejectCode::TooManyClaims | RejectCode::NoControl => &counters.rejected_lossless,
             RejectCode::Protocol | RejectCode::Other(_) => &counters.rejected_protocol,
         }
         .add(1);
@@ -310,6 +382,7 @@ impl Connection {
             code,
             reason: reason.to_owned(),
         }));
+        self.release(&hub.gate);
         self.enter(Stage::Leaving(Farewell::Reject), hub.now);
     }
 
@@ -328,6 +401,13 @@ impl Connection {
         match self.stage {
             Stage::Greeted if age > deadlines.subscribe => {
                 self.reject(RejectCode::SubscribeDeadline, "no SUBSCRIBE in time", hub);
+            }
+            Stage::Leased if age > deadlines.subscribe && !self.has_mapped() => {
+                self.reject(
+                    RejectCode::SubscribeDeadline,
+                    "the control segment was not mapped in time",
+                    hub,
+                );
             }
             Stage::Streaming if quiet > deadlines.silence => {
                 // This thread may have been stopped itself, with the heartbeats waiting in the socket.
@@ -356,6 +436,15 @@ impl Connection {
     }
 }
 
+/// The first frames to a new client.
+fn greeting(connections: u32, hub: &mut Hub) -> Arc<Chunk> {
+    let hello = ServerFrame::Hello(hello(connections, hub));
+    match offer(hub) {
+        None => hub.chunks.of_frames(&[hello]),
+        Some(offer) => hub.chunks.of_frames(&[hello, ServerFrame::Offer(offer)]),
+    }
+}
+
 /// What this server says of itself to a new client.
 fn hello(connections: u32, hub: &Hub) -> Hello {
     let segment = &hub.segment;
@@ -369,16 +458,17 @@ fn hello(connections: u32, hub: &Hub) -> Hello {
         silence_ms: millis(hub.deadlines.silence),
         connections,
         closed,
+        offers: hub.gate.offer().is_some(),
         name: segment.header().name().to_owned(),
     }
 }
 
-fn millis(duration: Duration) -> u32 {
+pub(super) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Where delivery starts, and how many of the messages asked for are gone.
-fn starting_place(meant: Incarnation, join: Join, segment: &Segment) -> (u64, u64) {
+pub(super) fn starting_place(meant: Incarnation, join: Join, segment: &Segment) -> (u64, u64) {
     let oldest = || Join::Oldest.resolve(segment);
     match join {
         Join::Sequence(_) if meant != Incarnation::NIL && meant != segment.header().incarnation() => (oldest(), 0),

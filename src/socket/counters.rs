@@ -24,6 +24,8 @@ pub struct ServiceStats {
     pub rejected_late: u64,
     /// Turned away: the client sent no heartbeat for too long.
     pub rejected_silent: u64,
+    /// Turned away: the client asked for a lossless subscription that it cannot have.
+    pub rejected_lossless: u64,
     /// Dropped: the peer took nothing of what was to be sent for too long.
     pub dropped_stalled: u64,
     /// Dropped: the ring could not be read.
@@ -66,6 +68,7 @@ counters!(
     rejected_protocol,
     rejected_late,
     rejected_silent,
+    rejected_lossless,
     dropped_stalled,
     dropped_corrupt,
     accept_failures,

@@ -219,13 +219,13 @@ mod tests {
         fn hello()(
             incarnation in any::<[u8; 16]>(), oldest in any::<u32>(), more in any::<u32>(), connections in any::<u32>(),
             max_message_bytes in 0..=u32::try_from(MAX_MESSAGE_BYTES).unwrap(),
-            heartbeat_ms in 1..60_000_u32, longer in 1..60_000_u32, closed in any::<bool>(), name in "\\PC{0,60}",
+            heartbeat_ms in 1..60_000_u32, longer in 1..60_000_u32, closed in any::<bool>(), offers in any::<bool>(), name in "\\PC{0,60}",
         ) -> Hello {
             Hello {
                 incarnation: Incarnation::from_bytes(incarnation),
                 head: u64::from(oldest) + u64::from(more),
                 oldest: u64::from(oldest),
-                max_message_bytes, heartbeat_ms, silence_ms: heartbeat_ms + longer, connections, closed, name,
+                max_message_bytes, heartbeat_ms, silence_ms: heartbeat_ms + longer, connections, closed, offers, name,
             }
         }
     }

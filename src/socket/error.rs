@@ -45,6 +45,8 @@ pub enum RemoteError {
         /// Why, in the server's words.
         reason: String,
     },
+    /// The server offers no lossless subscriptions.
+    NotLossless,
     /// The server closed the connection, or it broke, before the end of the stream.
     Closed,
     /// The server sent nothing, not even a heartbeat.
@@ -71,7 +73,7 @@ impl RemoteError {
             Self::Io(_) | Self::Closed | Self::Silent { .. } => 4,
             Self::Frame(_) | Self::Protocol(_) => 5,
             Self::Incarnation { .. } => 6,
-            Self::Rejected { .. } => 7,
+            Self::Rejected { .. } | Self::NotLossless => 7,
         }
     }
 }
@@ -91,6 +93,9 @@ impl fmt::Display for RemoteError {
             }
             // A stranger's words may hold what a terminal would obey.
             Self::Rejected { code, reason } => write!(f, "server refuses: {code} ({})", reason.escape_debug()),
+            Self::NotLossless => {
+                f.write_str("the server offers no lossless subscriptions: start it with --lossless, or follow without")
+            }
             Self::Closed => f.write_str("server closed the connection before the end of the stream"),
             Self::Silent { silence } => write!(f, "server was silent for more than {silence:?}"),
             Self::Frame(_) => f.write_str("what the server sends is not the lapwing protocol"),

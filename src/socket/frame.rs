@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use crate::gate::LosslessPolicy;
 use crate::{Incarnation, Join};
 
 /// The version of the protocol that this crate speaks.
@@ -35,7 +36,12 @@ pub const MAX_GREETING_BODY_BYTES: usize = HELLO_FIELD_BYTES + MAX_NAME_BYTES;
 /// The longest interval between heartbeats, and the longest silence, that a HELLO may announce.
 pub const MAX_DEADLINE_MS: u32 = 600_000;
 
+/// No description of a subscriber is longer.
+pub const MAX_WHO_BYTES: usize = 255;
+
 pub(super) const HELLO_FIELD_BYTES: usize = 52;
+pub(super) const OFFER_FIELD_BYTES: usize = 32;
+pub(super) const LEASE_FIELD_BYTES: usize = 24;
 
 /// What a frame is, as its header says. Bit 7 tells the direction: set in all that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +61,18 @@ pub enum Kind {
     End = 0x06,
     /// The server refuses to go on; nothing follows.
     Reject = 0x07,
+    /// What the server promises to lossless subscribers, and who of them holds it up. Follows a HELLO that says so.
+    Offer = 0x08,
+    /// The answer to a CLAIM of shared memory: where delivery starts, and the control segment.
+    Lease = 0x09,
+    /// The server took the claim away: what follows may have gaps.
+    Evicted = 0x0a,
     /// The client's first frame: what it wants.
     Subscribe = 0x81,
     /// Proof of life of a client, with the sequence that it wants next.
     Progress = 0x82,
+    /// As SUBSCRIBE, for a stream without losses.
+    Claim = 0x83,
 }
 
 impl Kind {
@@ -73,8 +87,12 @@ impl Kind {
             0x05 => Self::Heartbeat,
             0x06 => Self::End,
             0x07 => Self::Reject,
+            0x08 => Self::Offer,
+            0x09 => Self::Lease,
+            0x0a => Self::Evicted,
             0x81 => Self::Subscribe,
             0x82 => Self::Progress,
+            0x83 => Self::Claim,
             _ => return None,
         })
     }
@@ -90,10 +108,12 @@ impl Kind {
         match self {
             // Another version may say more or less here; this one must still be able to read which version it is.
             Self::Hello => (2, MAX_GREETING_BODY_BYTES),
-            Self::Subscribe => (2, MAX_CLIENT_BODY_BYTES),
+            Self::Subscribe | Self::Claim => (2, MAX_CLIENT_BODY_BYTES),
+            Self::Offer => (OFFER_FIELD_BYTES, OFFER_FIELD_BYTES + MAX_WHO_BYTES),
+            Self::Lease => (LEASE_FIELD_BYTES, LEASE_FIELD_BYTES + MAX_NAME_BYTES),
             Self::Start | Self::Gap => (16, 16),
             Self::Message => (MESSAGE_FIELD_BYTES, MESSAGE_FIELD_BYTES + MAX_MESSAGE_BYTES),
-            Self::Heartbeat | Self::End | Self::Progress => (8, 8),
+            Self::Heartbeat | Self::End | Self::Evicted | Self::Progress => (8, 8),
             Self::Reject => (2, 2 + MAX_REASON_BYTES),
         }
     }
@@ -118,8 +138,26 @@ pub struct Hello {
     pub connections: u32,
     /// Whether the publisher has ended the stream: no message `head` will come.
     pub closed: bool,
+    /// Whether an OFFER follows: lossless subscribers are served, too.
+    pub offers: bool,
     /// The server's name, at most [`MAX_NAME_BYTES`].
     pub name: String,
+}
+
+/// What a server promises to lossless subscribers, and how it fares with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// What it does about those who are too slow.
+    pub policy: LosslessPolicy,
+    /// Most lossless subscribers at a time.
+    pub max_subscribers: u32,
+    /// How many there are now.
+    pub subscribers: u32,
+    /// How many lost their claim so far.
+    pub evicted: u64,
+    /// The one that holds up the publisher, if one does: for how long, in milliseconds, the sequence that it wants next,
+    /// and who it is, at most [`MAX_WHO_BYTES`].
+    pub holder: Option<(u32, u64, String)>,
 }
 
 /// Why a server refuses to go on.
@@ -136,6 +174,12 @@ pub enum RejectCode {
     SubscribeDeadline,
     /// The client sent no heartbeat for too long.
     Silent,
+    /// The server offers no lossless subscriptions, or none like that.
+    NotOffered,
+    /// It has as many lossless subscribers as it may have; try later.
+    TooManyClaims,
+    /// The server cannot make what a lossless subscriber needs.
+    NoControl,
     /// A reason that this version does not know.
     Other(u16),
 }
@@ -148,6 +192,9 @@ impl RejectCode {
             3 => Self::Protocol,
             4 => Self::SubscribeDeadline,
             5 => Self::Silent,
+            6 => Self::NotOffered,
+            7 => Self::TooManyClaims,
+            8 => Self::NoControl,
             other => Self::Other(other),
         }
     }
@@ -159,6 +206,9 @@ impl RejectCode {
             Self::Protocol => 3,
             Self::SubscribeDeadline => 4,
             Self::Silent => 5,
+            Self::NotOffered => 6,
+            Self::TooManyClaims => 7,
+            Self::NoControl => 8,
             Self::Other(code) => code,
         }
     }
@@ -172,6 +222,9 @@ impl fmt::Display for RejectCode {
             Self::Protocol => f.write_str("protocol error"),
             Self::SubscribeDeadline => f.write_str("no subscription in time"),
             Self::Silent => f.write_str("silent for too long"),
+            Self::NotOffered => f.write_str("not offered"),
+            Self::TooManyClaims => f.write_str("too many lossless subscribers"),
+            Self::NoControl => f.write_str("no control segment"),
             Self::Other(code) => write!(f, "reason {code}"),
         }
     }
@@ -224,6 +277,24 @@ pub enum ServerFrame<'a> {
         /// Why, for people; at most [`MAX_REASON_BYTES`].
         reason: String,
     },
+    /// What it promises to lossless subscribers.
+    Offer(Offer),
+    /// Where delivery through shared memory starts, and with what.
+    Lease {
+        /// The sequence of the first message that will not be overwritten before it is read.
+        first: u64,
+        /// How many of the messages asked for, right before `first`, are gone.
+        missed: u64,
+        /// Of the messages before this one, any may still be overwritten, until this one is there.
+        live: u64,
+        /// The name of the control segment, at most [`MAX_NAME_BYTES`].
+        control: String,
+    },
+    /// The claim is gone: what follows may have gaps.
+    Evicted {
+        /// The sequence up to which all was acknowledged.
+        next: u64,
+    },
 }
 
 /// What a client sends.
@@ -235,6 +306,17 @@ pub enum ClientFrame {
         incarnation: Incarnation,
         /// Where to start.
         join: Join,
+    },
+    /// What it wants, without losses; its first frame, and only that.
+    Claim {
+        /// The life of the server in which `join` was meant, or [`Incarnation::NIL`].
+        incarnation: Incarnation,
+        /// Where to start.
+        join: Join,
+        /// Whether it reads through shared memory, and wants a control segment.
+        memory: bool,
+        /// Its process, for people; 0 if it does not tell.
+        pid: u32,
     },
     /// Still alive.
     Progress {

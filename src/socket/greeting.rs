@@ -2,14 +2,14 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
 use super::decoder::Decoder;
 use super::error::RemoteError;
-use super::frame::{ClientFrame, Hello, ServerFrame};
-use super::stream::{read_into, wait_for};
+use super::frame::{ClientFrame, Hello, Offer, ServerFrame};
+use super::stream::{deadline_after, read_into, wait_for};
 use crate::ring::MAX_SEQUENCE;
 use crate::{Incarnation, Join};
 
@@ -27,29 +27,49 @@ struct Greeting {
 
 /// A connection on which delivery has been agreed on.
 #[derive(Debug)]
-pub(super) struct Agreed {
-    pub(super) stream: TcpStream,
-    pub(super) decoder: Decoder,
-    pub(super) hello: Hello,
+pub(crate) struct Agreed {
+    pub(crate) stream: TcpStream,
+    pub(crate) decoder: Decoder,
+    pub(crate) hello: Hello,
+    pub(crate) offer: Option<Offer>,
     /// The first sequence that will be delivered; never more than `MAX_SEQUENCE`.
-    pub(super) first: u64,
+    pub(crate) first: u64,
     /// How many of those asked for are gone; never more than `first`.
-    pub(super) missed: u64,
+    pub(crate) missed: u64,
+    /// For a lossless subscriber through shared memory: LEASE's `live`, and the name of the control segment.
+    pub(crate) lease: Option<(u64, String)>,
+}
+
+/// How messages are to be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Those that the ring still has.
+    Lossy,
+    /// All of them, over the socket.
+    Lossless,
+    /// All of them, through shared memory.
+    Leased,
 }
 
 /// What a client asks a server for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// Who must answer; `NIL` for anybody.
-    pub(super) expected: Incarnation,
+    pub(crate) expected: Incarnation,
     /// The life in which `join` is meant; `NIL` for any.
-    pub(super) meant: Incarnation,
-    pub(super) join: Join,
+    pub(crate) meant: Incarnation,
+    pub(crate) join: Join,
+    pub(crate) delivery: Delivery,
 }
 
 /// Connects to `address` and agrees with the server there on where delivery starts, all before `deadline`.
-pub(super) fn agree(address: SocketAddr, request: Request, deadline: Instant) -> Result<Agreed, RemoteError> {
-    let Request { expected, meant, join } = request;
+fn agree(address: SocketAddr, request: Request, deadline: Instant) -> Result<Agreed, RemoteError> {
+    let Request {
+        expected,
+        meant,
+        join,
+        delivery,
+    } = request;
     let mut greeting = Greeting::connect(address, deadline)?;
     let hello = match greeting.next_frame()? {
         ServerFrame::Hello(hello) => hello,
@@ -59,18 +79,35 @@ pub(super) fn agree(address: SocketAddr, request: Request, deadline: Instant) ->
     if expected != Incarnation::NIL && expected != found {
         return Err(RemoteError::Incarnation { expected, found });
     }
-    let mut subscribe = Vec::new();
-    ClientFrame::Subscribe {
-        incarnation: meant,
-        join,
+    let offer = match hello.offers {
+        false => None,
+        true => match greeting.next_frame()? {
+            ServerFrame::Offer(offer) => Some(offer),
+            other => return Err(refusal(other)),
+        },
+    };
+    if delivery != Delivery::Lossy && offer.is_none() {
+        return Err(RemoteError::NotLossless);
     }
-    .append_to(&mut subscribe);
+    let mut subscribe = Vec::new();
+    request.first_frame().append_to(&mut subscribe);
     // A socket that has sent nothing yet has room for it.
     greeting.stream.write_all(&subscribe).map_err(RemoteError::Io)?;
     greeting.decoder.allow_messages(hello.max_message_bytes);
-    let (first, missed) = match greeting.next_frame()? {
-        ServerFrame::Start { first, missed } if first <= MAX_SEQUENCE => (first, missed),
-        other => return Err(refusal(other)),
+    let (first, missed, lease) = match (greeting.next_frame()?, delivery) {
+        (ServerFrame::Start { first, missed }, Delivery::Lossy | Delivery::Lossless) if first <= MAX_SEQUENCE => {
+            (first, missed, None)
+        }
+        (
+            ServerFrame::Lease {
+                first,
+                missed,
+                live,
+                control,
+            },
+            Delivery::Leased,
+        ) if first <= MAX_SEQUENCE => (first, missed, Some((live, control))),
+        (other, _) => return Err(refusal(other)),
     };
     if let Join::Sequence(wanted) = join
         && meant == found
@@ -82,9 +119,51 @@ pub(super) fn agree(address: SocketAddr, request: Request, deadline: Instant) ->
         stream: greeting.stream,
         decoder: greeting.decoder,
         hello,
+        offer,
         first,
         missed,
+        lease,
     })
+}
+
+/// Agrees with the first of `addresses` that it can be done with. Each gets its share of the time that is left.
+///
+/// # Errors
+/// From the address where it came furthest.
+pub(crate) fn agree_with_any(
+    addresses: &[SocketAddr],
+    request: Request,
+    timeout: Duration,
+) -> Result<(SocketAddr, Agreed), RemoteError> {
+    let deadline = deadline_after(timeout);
+    let mut furthest = RemoteError::NoAddress;
+    for (tried, &address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        match agree(address, request, deadline_after(share)) {
+            Ok(agreed) => return Ok((address, agreed)),
+            Err(error) if error.progress() >= furthest.progress() => furthest = error,
+            Err(_) => {}
+        }
+    }
+    Err(furthest)
+}
+
+impl Request {
+    fn first_frame(&self) -> ClientFrame {
+        let (incarnation, join) = (self.meant, self.join);
+        let claim = |memory, pid| ClientFrame::Claim {
+            incarnation,
+            join,
+            memory,
+            pid,
+        };
+        match self.delivery {
+            Delivery::Lossy => ClientFrame::Subscribe { incarnation, join },
+            Delivery::Lossless => claim(false, 0),
+            Delivery::Leased => claim(true, std::process::id()),
+        }
+    }
 }
 
 impl Greeting {

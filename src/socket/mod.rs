@@ -27,6 +27,8 @@ mod counters;
 
 mod chunk;
 
+mod claiming;
+
 mod connection;
 
 mod acceptor;
@@ -43,6 +45,7 @@ mod tests;
 pub use counters::ServiceStats;
 pub use decoder::Decoder;
 pub use error::RemoteError;
+pub(crate) use greeting::{Delivery, Request, agree_with_any};
 pub(crate) use handle::ServiceHandle;
 pub(crate) use options::ServiceOptions;
 pub use remote::RemoteSubscriber;

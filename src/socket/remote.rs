@@ -19,8 +19,8 @@ use rustix::event::PollFlags;
 
 use super::decoder::Decoder;
 use super::error::RemoteError;
-use super::frame::{ClientFrame, Hello, Kind, ServerFrame};
-use super::greeting::{Agreed, Request, agree};
+use super::frame::{ClientFrame, Hello, Kind, Offer, ServerFrame};
+use super::greeting::{Agreed, Delivery, Request, agree_with_any};
 use super::stream::{deadline_after, is_closed, read_into, wait_for};
 use super::wire::Message;
 use crate::ring::MAX_SEQUENCE;
@@ -41,6 +41,9 @@ pub struct RemoteSubscriber {
     address: SocketAddr,
     decoder: Decoder,
     hello: Hello,
+    offer: Option<Offer>,
+    /// The sequence up to which all was acknowledged, of a lossless subscriber that was not evicted.
+    acknowledged: Option<u64>,
     /// The sequence wanted next.
     cursor: u64,
     /// The newest head that the server told.
@@ -89,6 +92,27 @@ impl RemoteSubscriber {
             expected,
             meant: expected,
             join,
+            delivery: Delivery::Lossy,
+        };
+        Self::open(addresses, request, timeout)
+    }
+
+    /// As [`connect`](Self::connect), for a stream without losses: the server overwrites nothing that this subscriber
+    /// has not read. A message counts as read when the next one is asked for.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and if the server does not offer that.
+    pub fn connect_lossless(
+        addresses: &[SocketAddr],
+        expected: Incarnation,
+        join: Join,
+        timeout: Duration,
+    ) -> Result<Self, RemoteError> {
+        let request = Request {
+            expected,
+            meant: expected,
+            join,
+            delivery: Delivery::Lossless,
         };
         Self::open(addresses, request, timeout)
     }
@@ -108,37 +132,32 @@ impl RemoteSubscriber {
             expected: Incarnation::NIL,
             meant: incarnation,
             join: Join::Sequence(sequence),
+            delivery: Delivery::Lossy,
         };
         Self::open(addresses, request, timeout)
     }
 
     fn open(addresses: &[SocketAddr], request: Request, timeout: Duration) -> Result<Self, RemoteError> {
-        let deadline = deadline_after(timeout);
-        let mut furthest = RemoteError::NoAddress;
-        for (tried, &address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match agree(address, request, deadline_after(share)) {
-                Ok(agreed) => return Ok(Self::new(address, agreed)),
-                Err(error) if error.progress() >= furthest.progress() => furthest = error,
-                Err(_) => {}
-            }
-        }
-        Err(furthest)
+        let (address, agreed) = agree_with_any(addresses, request, timeout)?;
+        Ok(Self::new(address, request.delivery, agreed))
     }
 
-    fn new(address: SocketAddr, agreed: Agreed) -> Self {
+    fn new(address: SocketAddr, delivery: Delivery, agreed: Agreed) -> Self {
         let Agreed {
             stream,
             decoder,
             hello,
+            offer,
             first,
             missed,
+            lease: _,
         } = agreed;
         Self {
             stream,
             address,
             decoder,
+            offer,
+            acknowledged: (delivery == Delivery::Lossless).then_some(first),
             cursor: first,
             head: hello.head.min(MAX_SEQUENCE),
             lost: (missed > 0).then(|| (first - missed, missed)),
@@ -274,6 +293,10 @@ impl RemoteSubscriber {
                 let _ = self.stream.shutdown(Shutdown::Write);
                 Ok(Some(Next::End))
             }
+            Some(ServerFrame::Evicted { .. }) if self.acknowledged.is_some() => {
+                self.acknowledged = None;
+                Ok(None)
+            }
             Some(ServerFrame::Reject { code, reason }) => Err(RemoteError::Rejected { code, reason }),
             _ => Err(RemoteError::Protocol("a frame out of place")),
         }
@@ -297,9 +320,14 @@ impl RemoteSubscriber {
     /// Sends a PROGRESS when one is due. A full socket is no error: the server is told when it takes something again.
     fn keep_alive(&mut self, now: Instant) -> Result<(), RemoteError> {
         self.clock.look(now);
-        if self.unsent.is_empty() && !self.ended && now.duration_since(self.clock.spoke) >= self.clock.heartbeat {
-            ClientFrame::Progress { next: self.cursor }.append_to(&mut self.unsent);
+        let is_due = now.duration_since(self.clock.spoke) >= self.clock.heartbeat
+            // Nothing that was received is left: who waits for that must know.
+            || self.acknowledged.is_some_and(|acknowledged| acknowledged < self.cursor);
+        if self.unsent.is_empty() && !self.ended && is_due {
+            let next = self.cursor;
+            ClientFrame::Progress { next }.append_to(&mut self.unsent);
             self.clock.spoke = now;
+            self.acknowledged = self.acknowledged.map(|_| next);
         }
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -318,6 +346,18 @@ impl RemoteSubscriber {
     #[must_use]
     pub const fn hello(&self) -> &Hello {
         &self.hello
+    }
+
+    /// What the server promises to lossless subscribers; `None` if nothing.
+    #[must_use]
+    pub const fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// Whether the server overwrites nothing that was not read. Turns false when it evicts this subscriber.
+    #[must_use]
+    pub const fn is_lossless(&self) -> bool {
+        self.acknowledged.is_some()
     }
 
     /// The address that answered.

@@ -25,6 +25,7 @@ use super::connection::{Connection, Deadlines, Gone, Hub};
 use super::handle::{ServiceHandle, Shared};
 use super::options::ServiceOptions;
 use crate::bell::{Attendant, Bell};
+use crate::gate::Gate;
 use crate::ring::Reader;
 use crate::segment::Segment;
 
@@ -63,7 +64,12 @@ impl Service {
     ///
     /// # Errors
     /// When the options contradict each other or the segment, or the system refuses what the thread needs.
-    pub(crate) fn spawn(segment: Arc<Segment>, bell: Arc<Bell>, options: ServiceOptions) -> io::Result<ServiceHandle> {
+    pub(crate) fn spawn(
+        segment: Arc<Segment>,
+        bell: Arc<Bell>,
+        gate: Arc<Gate>,
+        options: ServiceOptions,
+    ) -> io::Result<ServiceHandle> {
         options.check(&segment)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -81,6 +87,7 @@ impl Service {
             attendant: Attendant::new(bell.clone(), segment.clone(), waker, now),
             hub: Hub {
                 segment,
+                gate,
                 deadlines: Deadlines {
                     subscribe: options.subscribe_deadline,
                     heartbeat: options.heartbeat,
@@ -215,9 +222,10 @@ impl Service {
 
     fn remove(&mut self, index: usize, gone: Gone) {
         // Closing the socket takes it out of epoll as well.
-        let Some(connection) = self.connections[index].take() else {
+        let Some(mut connection) = self.connections[index].take() else {
             return;
         };
+        connection.release(&self.hub.gate);
         drop(connection);
         self.vacant.push(index);
         let counters = &self.hub.counters;

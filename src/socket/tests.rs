@@ -10,6 +10,7 @@ use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Hello, Kind, RejectCod
 use super::service::Service;
 use super::{Decoder, RemoteError, RemoteSubscriber, ServiceHandle, ServiceOptions, ServiceStats};
 use crate::bell::Bell;
+use crate::gate::Gate;
 use crate::layout::{Geometry, Header};
 use crate::segment::Owned;
 use crate::{Incarnation, Join, Poll, Publisher};
@@ -36,13 +37,14 @@ impl Host {
         let header = Header::new(&geometry, incarnation, "prices", 0, 100_000_000);
         let segment = Owned::private(header, geometry).unwrap();
         let bell = Arc::new(Bell::new());
+        let gate = Arc::new(Gate::new(slots, geometry.max_message_bytes() + 1, None));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut options = ServiceOptions::new(vec![listener]);
         adjust(&mut options);
-        let service = Service::spawn(segment.share(), bell.clone(), options).unwrap();
+        let service = Service::spawn(segment.share(), bell.clone(), gate.clone(), options).unwrap();
         Self {
-            publisher: Some(Publisher::new(segment, bell)),
+            publisher: Some(Publisher::new(segment, bell, gate)),
             service,
             address,
             incarnation,
@@ -513,6 +515,7 @@ fn server_that_falls_silent_is_noticed() {
             silence_ms: 60,
             connections: 1,
             closed: false,
+            offers: false,
             name: String::new(),
         };
         ServerFrame::Hello(hello).append_to(&mut bytes);
@@ -708,7 +711,13 @@ fn options_that_contradict_each_other_are_refused() {
     let mut options = ServiceOptions::new(Vec::new());
     options.silence_deadline = options.heartbeat;
 
-    let error = Service::spawn(segment.share(), Arc::new(Bell::new()), options).unwrap_err();
+    let error = Service::spawn(
+        segment.share(),
+        Arc::new(Bell::new()),
+        Arc::new(Gate::new(2, 1, None)),
+        options,
+    )
+    .unwrap_err();
 
     assert!(
         error.to_string().contains("must be longer than the heartbeat"),

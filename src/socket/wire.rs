@@ -1,9 +1,12 @@
 //! The bytes of every frame: how they are made, and how they are read and doubted.
 
-use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Hello, Kind, RejectCode, ServerFrame};
+use std::time::Duration;
+
+use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Hello, Kind, Offer, RejectCode, ServerFrame};
 use super::frame::{
-    MAX_DEADLINE_MS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_REASON_BYTES, MESSAGE_FIELD_BYTES, VERSION,
+    MAX_DEADLINE_MS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_WHO_BYTES, MESSAGE_FIELD_BYTES, VERSION,
 };
+use crate::gate::LosslessPolicy;
 use crate::{Incarnation, Join};
 
 /// A header that was found well-formed: what follows it, and how long that is.
@@ -125,6 +128,20 @@ impl ServerFrame<'_> {
                 out.extend_from_slice(&code.to_wire().to_le_bytes());
                 out.extend_from_slice(cut(reason, MAX_REASON_BYTES).as_bytes());
             }
+            Self::Offer(offer) => {
+                begin(out, Kind::Offer);
+                offer.append_body(out);
+            }
+            Self::Lease {
+                first,
+                missed,
+                live,
+                control,
+            } => {
+                append_numbers(out, Kind::Lease, &[*first, *missed, *live]);
+                out.extend_from_slice(cut(control, MAX_NAME_BYTES).as_bytes());
+            }
+            Self::Evicted { next } => append_numbers(out, Kind::Evicted, &[*next]),
         }
         finish(out, start);
     }
@@ -164,14 +181,23 @@ impl ServerFrame<'_> {
                 code: RejectCode::from_wire(u16::from_le_bytes(fields.array()?)),
                 reason: fields.text("reason")?,
             },
-            Kind::Subscribe | Kind::Progress => return Err(FrameError::UnknownKind(kind as u8)),
+            Kind::Offer => ServerFrame::Offer(Offer::parse(fields)?),
+            Kind::Lease => ServerFrame::Lease {
+                first: fields.u64()?,
+                missed: fields.u64()?,
+                live: fields.u64()?,
+                control: fields.text("name of a control segment")?,
+            }
+            .check_span()?,
+            Kind::Evicted => ServerFrame::Evicted { next: fields.u64()? },
+            Kind::Subscribe | Kind::Progress | Kind::Claim => return Err(FrameError::UnknownKind(kind as u8)),
         })
     }
 
     /// Refuses spans of sequences that no stream has.
     fn check_span(self) -> Result<Self, FrameError> {
         let possible = match self {
-            Self::Start { first, missed } => missed <= first,
+            Self::Start { first, missed } | Self::Lease { first, missed, .. } => missed <= first,
             Self::Gap { first, missed } => missed > 0 && first.checked_add(missed).is_some(),
             _ => true,
         };
@@ -186,7 +212,8 @@ impl ServerFrame<'_> {
 impl Hello {
     fn append_body(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&u16::from(self.closed).to_le_bytes());
+        let flags = u16::from(self.closed) | u16::from(self.offers) << 1;
+        out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.connections.to_le_bytes());
         out.extend_from_slice(&self.incarnation.to_bytes());
         out.extend_from_slice(&self.head.to_le_bytes());
@@ -199,11 +226,10 @@ impl Hello {
 
     fn parse(mut fields: Fields<'_>) -> Result<Self, FrameError> {
         fields.version()?;
-        let closed = match fields.u16()? {
-            0 => false,
-            1 => true,
-            _ => return Err(FrameError::Field("flags")),
-        };
+        let flags = fields.u16()?;
+        if flags > 0b11 {
+            return Err(FrameError::Field("flags"));
+        }
         let connections = fields.u32()?;
         let incarnation = Incarnation::from_bytes(fields.array()?);
         let head = fields.u64()?;
@@ -229,8 +255,46 @@ impl Hello {
             heartbeat_ms,
             silence_ms,
             connections,
-            closed,
+            closed: flags & 0b01 != 0,
+            offers: flags & 0b10 != 0,
             name,
+        })
+    }
+}
+
+impl Offer {
+    fn append_body(&self, out: &mut Vec<u8>) {
+        let patience_ms = match self.policy {
+            LosslessPolicy::Block => 0,
+            // Zero means for ever, so an instant is a millisecond.
+            LosslessPolicy::Evict(patience) => u32::try_from(patience.as_millis()).unwrap_or(u32::MAX).max(1),
+        };
+        let (held_ms, cursor, who) = self.holder.as_ref().map_or((0, 0, ""), |(held_ms, cursor, who)| {
+            (*held_ms, *cursor, cut(who, MAX_WHO_BYTES))
+        });
+        out.extend_from_slice(&patience_ms.to_le_bytes());
+        out.extend_from_slice(&self.max_subscribers.to_le_bytes());
+        out.extend_from_slice(&self.subscribers.to_le_bytes());
+        out.extend_from_slice(&held_ms.to_le_bytes());
+        out.extend_from_slice(&self.evicted.to_le_bytes());
+        out.extend_from_slice(&cursor.to_le_bytes());
+        out.extend_from_slice(who.as_bytes());
+    }
+
+    fn parse(mut fields: Fields<'_>) -> Result<Self, FrameError> {
+        let policy = match fields.u32()? {
+            0 => LosslessPolicy::Block,
+            patience_ms => LosslessPolicy::Evict(Duration::from_millis(patience_ms.into())),
+        };
+        let (max_subscribers, subscribers, held_ms) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let (evicted, cursor) = (fields.u64()?, fields.u64()?);
+        let who = fields.text("name of a subscriber")?;
+        Ok(Self {
+            policy,
+            max_subscribers,
+            subscribers,
+            evicted,
+            holder: (!who.is_empty()).then_some((held_ms, cursor, who)),
         })
     }
 }
@@ -241,17 +305,17 @@ impl ClientFrame {
         let start = out.len();
         match self {
             Self::Subscribe { incarnation, join } => {
-                let (code, value): (u8, u64) = match *join {
-                    Join::New => (0, 0),
-                    Join::Latest(count) => (1, count),
-                    Join::Oldest => (2, 0),
-                    Join::Sequence(sequence) => (3, sequence),
-                };
                 begin(out, Kind::Subscribe);
-                out.extend_from_slice(&VERSION.to_le_bytes());
-                out.extend_from_slice(&[code, 0, 0, 0, 0, 0]);
-                out.extend_from_slice(&incarnation.to_bytes());
-                out.extend_from_slice(&value.to_le_bytes());
+                append_place(out, *incarnation, *join, 0, 0);
+            }
+            Self::Claim {
+                incarnation,
+                join,
+                memory,
+                pid,
+            } => {
+                begin(out, Kind::Claim);
+                append_place(out, *incarnation, *join, u8::from(*memory), *pid);
             }
             Self::Progress { next } => append_numbers(out, Kind::Progress, &[*next]),
         }
@@ -263,24 +327,40 @@ impl ClientFrame {
         let mut fields = Fields(body);
         match kind {
             Kind::Subscribe => {
-                fields.version()?;
-                let [code] = fields.array()?;
-                fields.zero::<5>()?;
-                let incarnation = Incarnation::from_bytes(fields.array()?);
-                let join = match (code, fields.u64()?) {
-                    (0, 0) => Join::New,
-                    (1, count) => Join::Latest(count),
-                    (2, 0) => Join::Oldest,
-                    (3, sequence) => Join::Sequence(sequence),
-                    _ => return Err(FrameError::Field("place to join")),
-                };
-                fields.end()?;
+                let (incarnation, join, memory, pid) = fields.place()?;
+                if (memory, pid) != (false, 0) {
+                    return Err(FrameError::NotZero);
+                }
                 Ok(Self::Subscribe { incarnation, join })
+            }
+            Kind::Claim => {
+                let (incarnation, join, memory, pid) = fields.place()?;
+                Ok(Self::Claim {
+                    incarnation,
+                    join,
+                    memory,
+                    pid,
+                })
             }
             Kind::Progress => Ok(Self::Progress { next: fields.u64()? }),
             _ => Err(FrameError::UnknownKind(kind as u8)),
         }
     }
+}
+
+/// Appends the body that SUBSCRIBE and CLAIM have in common.
+fn append_place(out: &mut Vec<u8>, incarnation: Incarnation, join: Join, memory: u8, pid: u32) {
+    let (code, value): (u8, u64) = match join {
+        Join::New => (0, 0),
+        Join::Latest(count) => (1, count),
+        Join::Oldest => (2, 0),
+        Join::Sequence(sequence) => (3, sequence),
+    };
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&[code, memory]);
+    out.extend_from_slice(&pid.to_le_bytes());
+    out.extend_from_slice(&incarnation.to_bytes());
+    out.extend_from_slice(&value.to_le_bytes());
 }
 
 fn append_numbers(out: &mut Vec<u8>, kind: Kind, numbers: &[u64]) {
@@ -330,12 +410,24 @@ impl Fields<'_> {
         }
     }
 
-    fn zero<const N: usize>(&mut self) -> Result<(), FrameError> {
-        if self.array::<N>()? == [0; N] {
-            Ok(())
-        } else {
-            Err(FrameError::NotZero)
+    /// The body of SUBSCRIBE and CLAIM: incarnation, place to join, whether through shared memory, process.
+    fn place(&mut self) -> Result<(Incarnation, Join, bool, u32), FrameError> {
+        self.version()?;
+        let [code, memory] = self.array()?;
+        if memory > 1 {
+            return Err(FrameError::NotZero);
         }
+        let pid = self.u32()?;
+        let incarnation = Incarnation::from_bytes(self.array()?);
+        let join = match (code, self.u64()?) {
+            (0, 0) => Join::New,
+            (1, count) => Join::Latest(count),
+            (2, 0) => Join::Oldest,
+            (3, sequence) => Join::Sequence(sequence),
+            _ => return Err(FrameError::Field("place to join")),
+        };
+        self.end()?;
+        Ok((incarnation, join, memory == 1, pid))
     }
 
     /// Refuses a body that is longer than its fields.
@@ -373,6 +465,7 @@ mod tests {
                 silence_ms: 10_000,
                 connections: 1,
                 closed: false,
+                offers: false,
                 name: "prices".into(),
             }),
             ServerFrame::Start { first: 41, missed: 0 },

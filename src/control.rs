@@ -1,0 +1,352 @@
+//! The control segment: the one page that a lossless subscriber and its server both write.
+//!
+//! ```text
+//!      0  magic        incarnation at 8..24
+//!     64  ready        the subscriber has mapped it       latches: two bytes each, set once and never cleared
+//!     66  closing      the subscriber is leaving
+//!     68  evicted      the server took the claim away
+//!    128  cursor       the sequence wanted next           words of the claim, see `gate.rs`
+//!    256  waiting      the publisher sleeps
+//! ```
+//!
+//! Each subscriber has one of its own, so that none can move another's cursor. It is a POSIX shared-memory object of the
+//! crate `shared_memory`, readable and writable by the server's user alone, with a name that nobody can guess. The name
+//! is gone as soon as the subscriber has mapped it; until then the server holds a lock on it, so that what a killed
+//! server leaves can be told from what a live one needs ([`sweep`]). The latches are `BusyEvent`s of `raw_sync`, the
+//! one primitive of that crate which a `kill -9` cannot leave held.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::{fmt, io, slice};
+
+use raw_sync::Timeout;
+use raw_sync::events::{BusyEvent, EventImpl, EventInit, EventState};
+use rustix::fs::{self, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::shm;
+use shared_memory::{Shmem, ShmemConf, ShmemError};
+
+use crate::gate::ClaimWords;
+use crate::incarnation::Incarnation;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sys;
+use crate::words::WORD_BYTES;
+
+/// One page.
+const BYTES: usize = 4096;
+const MAGIC: u64 = u64::from_ne_bytes(*b"LAPCTRL\x01");
+const LATCHES_AT: usize = 64;
+const CLAIM_AT: usize = 128;
+/// Where the names of POSIX shared memory are (shm_overview(7)).
+const DIRECTORY: &str = "/dev/shm";
+/// What every name begins with.
+const PREFIX: &str = "lapwing-";
+/// Longest name, with its slash.
+pub(crate) const MAX_NAME_BYTES: usize = 64;
+
+/// Why there is no control segment.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// /dev/shm has no room for one page.
+    NoSpace,
+    /// It belongs to another user than this process runs as.
+    OtherUser,
+    /// The server that is connected gave a name that none has.
+    Name(String),
+    /// It is not of this server.
+    Foreign,
+    /// The system refused it.
+    Os(io::Error),
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSpace => write!(
+                f,
+                "no room for a control segment in {DIRECTORY}: free some of it, or mount it with a larger size"
+            ),
+            Self::OtherUser => f.write_str(
+                "the server runs as another user, and shares its control segments with its own user only: run as that \
+                 user, or follow losslessly over the socket",
+            ),
+            Self::Name(name) => write!(f, "the server named a control segment {name:?}, which is no such name"),
+            Self::Foreign => f.write_str("the control segment is not of this server"),
+            Self::Os(_) => f.write_str("cannot map a control segment"),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Os(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Errno> for ControlError {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::NOSPC => Self::NoSpace,
+            // A user who may not open it is told the same as one who may (root) but should not.
+            Errno::ACCESS => Self::OtherUser,
+            error => Self::Os(error.into()),
+        }
+    }
+}
+
+impl From<ShmemError> for ControlError {
+    fn from(error: ShmemError) -> Self {
+        match error {
+            ShmemError::MapCreateFailed(code) | ShmemError::MapOpenFailed(code) | ShmemError::UnknownOsError(code) => {
+                Errno::from_raw_os_error(code as i32).into()
+            }
+            error => Self::Os(io::Error::other(error)),
+        }
+    }
+}
+
+/// A mapped control segment.
+pub(crate) struct Control {
+    /// Mapped until this is dropped. Not the owner of the name: that is removed by [`Control::unlink`].
+    memory: Shmem,
+    latches: Mutex<Latches>,
+    /// The locked name, in the server until it is unlinked.
+    name: Mutex<Option<Name>>,
+}
+
+struct Latches {
+    ready: Box<dyn EventImpl>,
+    closing: Box<dyn EventImpl>,
+    evicted: Box<dyn EventImpl>,
+}
+
+/// The name of an object, locked for as long as this lives; removed when it is dropped.
+#[derive(Debug)]
+struct Name {
+    name: String,
+    _lock: OwnedFd,
+}
+
+// SAFETY: `Shmem` and `BusyEvent` are kept from it by the raw pointers in them alone. The memory stays mapped until drop,
+// on whichever thread; its words are accessed by atomics only, and the latches through the mutex.
+unsafe impl Send for Control {}
+// SAFETY: as above.
+unsafe impl Sync for Control {}
+
+impl Control {
+    /// Makes one, for a server. Costs a dozen system calls.
+    pub(crate) fn create(incarnation: Incarnation) -> Result<Self, ControlError> {
+        let space = fs::statvfs(DIRECTORY)?;
+        if space.f_bavail.saturating_mul(space.f_frsize) < BYTES as u64 {
+            return Err(ControlError::NoSpace);
+        }
+        let [random, _]: [u64; 2] = incarnation_words(Incarnation::random().map_err(ControlError::Os)?);
+        let name = format!("/{PREFIX}{incarnation}-{random:016x}");
+        let mut memory = ShmemConf::new().os_id(&name).size(BYTES).create()?;
+        let lock = shm::open(&name, shm::OFlags::RDWR, Mode::empty())?;
+        // A page that is not there yet would be asked for at the first touch, and a full file system answer with SIGBUS.
+        fs::fallocate(&lock, FallocateFlags::empty(), 0, BYTES as u64)?;
+        sys::try_write_lock(&lock).map_err(ControlError::Os)?;
+        // From here on `Name` removes it.
+        memory.set_owner(false);
+        let name = Name { name, _lock: lock };
+        let latches = Latches::new(&memory, |memory| {
+            // SAFETY: `memory` points at two bytes for a latch in a mapping of our own, as `Latches::new` says.
+            unsafe { BusyEvent::new(memory, false) }
+        })?;
+        let control = Self {
+            memory,
+            latches: Mutex::new(latches),
+            name: Mutex::new(Some(name)),
+        };
+        let words = control.words();
+        for (word, value) in words[1..].iter().zip(incarnation_words(incarnation)) {
+            word.store(value, Ordering::Relaxed);
+        }
+        words[0].store(MAGIC, Ordering::Relaxed);
+        Ok(control)
+    }
+
+    /// Maps the one that the server `incarnation` named.
+    pub(crate) fn open(name: &str, incarnation: Incarnation) -> Result<Self, ControlError> {
+        let is_name = name.len() <= MAX_NAME_BYTES
+            && name
+                .strip_prefix('/')
+                .and_then(|name| name.strip_prefix(PREFIX))
+                .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+        if !is_name {
+            return Err(ControlError::Name(name.chars().take(MAX_NAME_BYTES).collect()));
+        }
+        // Also for root, which may open anything: whoever owns an object can take its memory away under us.
+        let file = shm::open(name, shm::OFlags::RDWR, Mode::empty())?;
+        if fs::fstat(&file)?.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(ControlError::OtherUser);
+        }
+        let memory = ShmemConf::new().os_id(name).open()?;
+        if memory.len() != BYTES {
+            return Err(ControlError::Foreign);
+        }
+        let latches = Latches::new(&memory, |memory| {
+            // SAFETY: as in `create`.
+            unsafe { BusyEvent::from_existing(memory) }
+        })?;
+        let control = Self {
+            memory,
+            latches: Mutex::new(latches),
+            name: Mutex::new(None),
+        };
+        let words = control.words();
+        let is_ours = words[0].load(Ordering::Relaxed) == MAGIC
+            && incarnation_words(incarnation)
+                .iter()
+                .zip(&words[1..])
+                .all(|(&expected, word)| word.load(Ordering::Relaxed) == expected);
+        if is_ours {
+            Ok(control)
+        } else {
+            Err(ControlError::Foreign)
+        }
+    }
+
+    /// The name by which the subscriber maps it, until it is unlinked.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.locked_name().as_ref().map(|name| name.name.clone())
+    }
+
+    /// Removes the name: nobody can map it any more.
+    pub(crate) fn unlink(&self) {
+        self.locked_name().take();
+    }
+
+    pub(crate) fn claim(&self) -> ClaimWords<'_> {
+        ClaimWords::new(&self.words()[CLAIM_AT / WORD_BYTES..])
+    }
+
+    /// The subscriber has mapped it.
+    pub(crate) fn set_ready(&self) {
+        set(&*self.latches().ready);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        is_set(&*self.latches().ready)
+    }
+
+    /// The subscriber is leaving.
+    pub(crate) fn set_closing(&self) {
+        set(&*self.latches().closing);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        is_set(&*self.latches().closing)
+    }
+
+    /// The server takes the claim away.
+    pub(crate) fn evict(&self) {
+        set(&*self.latches().evicted);
+    }
+
+    pub(crate) fn is_evicted(&self) -> bool {
+        is_set(&*self.latches().evicted)
+    }
+
+    fn latches(&self) -> std::sync::MutexGuard<'_, Latches> {
+        self.latches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn locked_name(&self) -> std::sync::MutexGuard<'_, Option<Name>> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All words. Those of the latches are not to be touched.
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY:
+        // - it was mapped for `BYTES` bytes, page aligned, and stays so until `memory` is dropped;
+        // - any bit pattern is a valid AtomicU64, and both sides access all words but that of the latches by 64-bit
+        //   atomics only; that one is in the slice and never accessed through it.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), BYTES / WORD_BYTES) }
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("claim", &self.claim())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Latches {
+    /// Gives `make` the address of each latch: two bytes in the mapping of `memory`, which outlives them, and which
+    /// nothing else accesses.
+    fn new(
+        memory: &Shmem,
+        make: impl Fn(*mut u8) -> Result<(Box<dyn EventImpl>, usize), Box<dyn std::error::Error>>,
+    ) -> Result<Self, ControlError> {
+        let latch = |index: usize| {
+            let address = memory.as_ptr().wrapping_add(LATCHES_AT + 2 * index);
+            make(address).map(|(latch, _)| latch).map_err(|_| ControlError::Foreign)
+        };
+        Ok(Self {
+            ready: latch(0)?,
+            closing: latch(1)?,
+            evicted: latch(2)?,
+        })
+    }
+}
+
+fn set(latch: &dyn EventImpl) {
+    // A BusyEvent orders nothing itself.
+    fence(Ordering::Release);
+    // It stores a byte, and cannot fail.
+    let _ = latch.set(EventState::Signaled);
+}
+
+fn is_set(latch: &dyn EventImpl) -> bool {
+    let is_set = latch.wait(Timeout::Val(std::time::Duration::ZERO)).is_ok();
+    fence(Ordering::Acquire);
+    is_set
+}
+
+fn incarnation_words(incarnation: Incarnation) -> [u64; 2] {
+    bytemuck::cast(incarnation.to_bytes())
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        if let Err(error) = shm::unlink(&self.name)
+            && error != Errno::NOENT
+        {
+            log::warn!("cannot remove {DIRECTORY}{}: {error}", self.name);
+        }
+    }
+}
+
+/// Removes what killed servers of this user left in /dev/shm: objects with our prefix that nobody has locked. One that is
+/// just being made may be taken for such; its subscriber then asks again.
+pub(crate) fn sweep() {
+    let Ok(directory) = std::fs::read_dir(DIRECTORY) else {
+        return;
+    };
+    for name in directory.flatten().map(|entry| entry.file_name()) {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        if is_abandoned(name).unwrap_or(false) {
+            let _ = shm::unlink(format!("/{name}"));
+        }
+    }
+}
+
+fn is_abandoned(name: &str) -> io::Result<bool> {
+    let file = fs::open(
+        format!("{DIRECTORY}/{name}"),
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let is_ours = fs::fstat(&file)?.st_uid == rustix::process::geteuid().as_raw();
+    Ok(is_ours && !sys::write_lock_is_held(&file)?)
+}

@@ -1,0 +1,401 @@
+//! The gate: what keeps the publisher from overwriting what a lossless subscriber still needs.
+//!
+//! Each lossless subscriber has a [`Claim`], two words of memory that it shares with the server: `cursor`, the sequence
+//! that it wants next, and `waiting`, set while the publisher sleeps until that cursor moves. The publisher looks at the
+//! cursors only when it has used up the room that its last look found.
+//!
+//! ```text
+//!       publisher, for message n                     subscriber, done with message m
+//!       len < refused_from? go on      Relaxed           loads of m
+//!       n < until? go on               Relaxed       C1  cursor = m + 1                Release
+//!   C2  cursors of all claims          Acquire
+//!       until = slowest + room; overwrite
+//!
+//!       publisher without room                       subscriber
+//!       waiting = 1                    Relaxed           cursor = m + 1                Release
+//!   H2  heavy barrier                                H1  light barrier
+//!       cursor moved? look again                         waiting? wake                 Relaxed
+//!       sleep while cursor is the same
+//!
+//!       publisher, from message to message           service thread, when somebody joins
+//!       message n                                        push the claim; until = 0; refused_from = 0
+//!   J1  light barrier                                J2  heavy barrier
+//!       refused_from, until            Relaxed           head = h
+//!
+//!   C1 with C2: who overwrites m does so after m was read.
+//!   H1 with H2: either the publisher sees the cursor move, or the subscriber sees that it is to be woken.
+//!   J1 with J2: only one message can be under way that passed without a look at the new claim, and it is message h.
+//! ```
+//!
+//! While nobody claims anything, `refused_from` is one more than the longest message: the publisher's check of the
+//! length is all there is, so the gate costs nothing. A cursor is a stranger's claim. It never counts backward, and one
+//! beyond the head costs its owner the claim. One slot is kept for the end of the stream, so that ending never waits.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, light_barrier};
+
+mod claim;
+
+pub(crate) use claim::{Claim, ClaimWords};
+
+/// What a server does about a lossless subscriber that keeps it from publishing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LosslessPolicy {
+    /// Waits for it, however long that takes. Only its death or its leaving ends that.
+    Block,
+    /// Waits for so long without it reading anything, then goes on without it. It is told, and reads on as lossy
+    /// subscribers do.
+    Evict(Duration),
+}
+
+impl fmt::Display for LosslessPolicy {
+    /// As `--lossless` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block => f.write_str("block"),
+            Self::Evict(patience) if patience.subsec_millis() == 0 => write!(f, "evict:{}s", patience.as_secs()),
+            Self::Evict(patience) => write!(f, "evict:{}ms", patience.as_millis()),
+        }
+    }
+}
+
+/// What a server promises to those who ask for a lossless subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LosslessOffer {
+    /// What it does about those who are too slow.
+    pub policy: LosslessPolicy,
+    /// Most lossless subscribers at a time.
+    pub max_subscribers: usize,
+}
+
+/// Who the lossless subscribers are, and whether one of them holds up the publisher.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LosslessStatus {
+    /// How many there are.
+    pub subscribers: usize,
+    /// How many lost their claim because they read nothing for too long, or claimed what cannot be.
+    pub evicted: u64,
+    /// The slowest one, while it keeps the publisher from publishing.
+    pub holder: Option<Holder>,
+}
+
+/// A lossless subscriber that keeps the publisher from publishing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Who it is: its address, and its process as far as it told.
+    pub who: String,
+    /// For how long.
+    pub held: Duration,
+    /// The sequence that it wants next.
+    pub cursor: u64,
+}
+
+/// Why nobody can join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JoinError {
+    NotOffered,
+    Full(usize),
+}
+
+/// Shared by a server's publisher and its service thread.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    door: CachePadded<Door>,
+    claims: Mutex<Claims>,
+    /// The value of `refused_from` while nobody claims anything.
+    too_long: usize,
+    /// How many messages may be retained for the slowest: all slots but the one for the end of the stream.
+    room: u64,
+    offer: Option<LosslessOffer>,
+}
+
+/// What the publisher loads for every message: alone on its cache line, and written rarely.
+#[derive(Debug)]
+struct Door {
+    /// The shortest length that needs a closer look: 0 for all of them, while there are claims.
+    refused_from: AtomicUsize,
+    /// The first sequence for which the cursors must be looked at again.
+    until: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Claims {
+    entries: Vec<Entry>,
+    evicted: u64,
+    /// The slowest one, since when it has held up the publisher.
+    holder: Option<(Arc<Claim>, Instant)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    claim: Arc<Claim>,
+    /// The newest cursor that was believed.
+    seen: u64,
+    /// Since when it has held up the publisher without having read anything.
+    stuck: Option<Instant>,
+}
+
+impl Gate {
+    /// A gate for a ring of `slot_count` slots with messages of less than `too_long` bytes.
+    pub(crate) fn new(slot_count: u64, too_long: usize, offer: Option<LosslessOffer>) -> Self {
+        Self {
+            door: CachePadded::new(Door {
+                refused_from: AtomicUsize::new(too_long),
+                until: AtomicU64::new(0),
+            }),
+            claims: Mutex::new(Claims::default()),
+            too_long,
+            room: slot_count - 1,
+            offer,
+        }
+    }
+
+    pub(crate) const fn offer(&self) -> Option<LosslessOffer> {
+        self.offer
+    }
+
+    /// Whether a message of `len` bytes may be published without a closer look. Costs one load.
+    #[inline]
+    pub(crate) fn lets_pass(&self, len: usize) -> bool {
+        // J1, pairs with J2: the last message's stores come before this load.
+        light_barrier();
+        len < self.door.refused_from.load(Ordering::Relaxed)
+    }
+
+    /// Closes the door for good: every message needs a closer look, which finds that the stream has ended.
+    pub(crate) fn shut(&self) {
+        self.door.refused_from.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes a claim from the message that `resolve` names on. It is called twice: for a first place to hold, and again
+    /// behind `barrier`, which must make the publisher see the claim before its next message (J2). Returns where the
+    /// claim begins.
+    pub(crate) fn join(
+        &self,
+        claim: &Arc<Claim>,
+        barrier: impl FnOnce(),
+        resolve: impl Fn() -> u64,
+    ) -> Result<u64, JoinError> {
+        let first = resolve();
+        claim.words().begin(first);
+        {
+            let mut claims = self.claims();
+            self.check_room(&claims)?;
+            claims.entries.push(Entry {
+                claim: claim.clone(),
+                seen: first,
+                stuck: None,
+            });
+            self.door.until.store(0, Ordering::Relaxed);
+            self.door.refused_from.store(0, Ordering::Relaxed);
+        }
+        barrier();
+        // Not before `first`: what was there when it was resolved may be gone, and nothing can have come back.
+        let first = resolve().max(first);
+        claim.words().begin(first);
+        Ok(first)
+    }
+
+    /// Whether one more may join.
+    pub(crate) fn check(&self) -> Result<(), JoinError> {
+        self.check_room(&self.claims())
+    }
+
+    fn check_room(&self, claims: &Claims) -> Result<(), JoinError> {
+        let offer = self.offer.ok_or(JoinError::NotOffered)?;
+        if claims.entries.len() < offer.max_subscribers {
+            Ok(())
+        } else {
+            Err(JoinError::Full(offer.max_subscribers))
+        }
+    }
+
+    /// Gives a claim back, and lets a publisher that waits for it look again.
+    pub(crate) fn leave(&self, claim: &Arc<Claim>, wake: impl FnOnce()) {
+        self.claims().remove(claim);
+        self.door.until.store(0, Ordering::Relaxed);
+        claim.words().release(wake);
+    }
+
+    /// Who there is, and who holds up the publisher.
+    pub(crate) fn status(&self, now: Instant) -> LosslessStatus {
+        let claims = self.claims();
+        let holder = claims.holder.as_ref().map(|(claim, since)| Holder {
+            who: claim.who().to_owned(),
+            held: now.saturating_duration_since(*since),
+            cursor: claim.words().cursor(),
+        });
+        LosslessStatus {
+            subscribers: claims.entries.len(),
+            evicted: claims.evicted,
+            holder,
+        }
+    }
+
+    /// The lock is held for moments, by the server's own two threads: no other process can take it.
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().expect("nobody panics with this lock")
+    }
+}
+
+impl Claims {
+    fn remove(&mut self, claim: &Arc<Claim>) {
+        self.entries.retain(|entry| !Arc::ptr_eq(&entry.claim, claim));
+        if self
+            .holder
+            .as_ref()
+            .is_some_and(|(holder, _)| Arc::ptr_eq(holder, claim))
+        {
+            self.holder = None;
+        }
+    }
+
+    /// Reads every cursor, and drops the claims of those that left or claim what cannot be.
+    fn refresh(&mut self, next: u64) {
+        let evicted = &mut self.evicted;
+        self.entries.retain_mut(|entry| {
+            // C2, in `cursor`.
+            let cursor = entry.claim.words().cursor();
+            if cursor > next {
+                *evicted += 1;
+                entry.claim.evict();
+                return false;
+            }
+            if cursor > entry.seen {
+                entry.seen = cursor;
+                entry.stuck = None;
+            }
+            true
+        });
+    }
+
+    fn slowest(&self) -> Option<&Entry> {
+        self.entries.iter().min_by_key(|entry| entry.seen)
+    }
+
+    /// Drops the claims of those who said that they are leaving. Returns whether there were any.
+    fn drop_those_leaving(&mut self) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|entry| !entry.claim.is_leaving());
+        self.entries.len() < before
+    }
+
+    /// Drops the claims of those who have held up the publisher for `patience`, as nobody may who still wants a message
+    /// up to `needed`. Returns whether there were any.
+    fn evict(&mut self, needed: u64, patience: Duration, now: Instant) -> bool {
+        let before = self.entries.len();
+        self.entries.retain_mut(|entry| {
+            let is_late =
+                entry.seen <= needed && now.saturating_duration_since(*entry.stuck.get_or_insert(now)) >= patience;
+            if is_late {
+                entry.claim.evict();
+            }
+            !is_late
+        });
+        let evicted = before - self.entries.len();
+        self.evicted += evicted as u64;
+        evicted > 0
+    }
+}
+
+/// The publisher's side of the gate.
+#[derive(Debug)]
+pub(crate) struct Gatekeeper {
+    gate: Arc<Gate>,
+    /// How far the arena's floor may rise before the cursors must be looked at again.
+    highest_floor: u64,
+}
+
+/// A message that the publisher wants to publish, as far as the gate is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) sequence: u64,
+    /// What the arena's floor becomes with it; 0 if it takes none of it.
+    pub(crate) floor: u64,
+}
+
+impl Gatekeeper {
+    pub(crate) const fn new(gate: Arc<Gate>) -> Self {
+        Self { gate, highest_floor: 0 }
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Whether nothing that is claimed is overwritten by the message that is wanted; else who claims it, and the cursor
+    /// that was seen. `first_large` is [`crate::ring::Writer::first_large`]. Costs one load while the room lasts that
+    /// the last look found.
+    pub(crate) fn admit(
+        &mut self,
+        wanted: Wanted,
+        first_large: impl Fn(u64) -> Option<(u64, u64)>,
+        now: impl Fn() -> Instant,
+    ) -> Result<(), (Arc<Claim>, u64)> {
+        if wanted.sequence < self.gate.door.until.load(Ordering::Relaxed) && wanted.floor <= self.highest_floor {
+            return Ok(());
+        }
+        self.look(wanted, first_large, now)
+    }
+
+    fn look(
+        &mut self,
+        wanted: Wanted,
+        first_large: impl Fn(u64) -> Option<(u64, u64)>,
+        now: impl Fn() -> Instant,
+    ) -> Result<(), (Arc<Claim>, u64)> {
+        let gate = &*self.gate;
+        let mut claims = gate.claims();
+        loop {
+            claims.refresh(wanted.sequence);
+            let Some(slowest) = claims.slowest() else {
+                claims.holder = None;
+                gate.door.refused_from.store(gate.too_long, Ordering::Relaxed);
+                gate.door.until.store(0, Ordering::Relaxed);
+                self.highest_floor = 0;
+                return Ok(());
+            };
+            let (seen, until) = (slowest.seen, slowest.seen.saturating_add(gate.room));
+            gate.door.until.store(until, Ordering::Relaxed);
+            // The sequence up to which all must have been read.
+            let mut needed = None;
+            if wanted.sequence >= until {
+                needed = Some(wanted.sequence - gate.room);
+            }
+            self.highest_floor = 0;
+            if wanted.floor > 0 {
+                // With none there, this one becomes the first.
+                let first = first_large(seen);
+                self.highest_floor = first.map_or(wanted.floor, |(_, position)| position);
+                if wanted.floor > self.highest_floor {
+                    needed = needed.max(first.map(|(sequence, _)| sequence));
+                }
+            }
+            let Some(needed) = needed else {
+                claims.holder = None;
+                return Ok(());
+            };
+            let (claim, now) = (slowest.claim.clone(), now());
+            let is_known = claims
+                .holder
+                .as_ref()
+                .is_some_and(|(holder, _)| Arc::ptr_eq(holder, &claim));
+            if !is_known {
+                claims.holder = Some((claim.clone(), now));
+            }
+            let evicts = match gate.offer.map(|offer| offer.policy) {
+                Some(LosslessPolicy::Evict(patience)) => claims.evict(needed, patience, now),
+                _ => false,
+            };
+            if !evicts && !claims.drop_those_leaving() {
+                return Err((claim, seen));
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Subscribers through shared memory that lose nothing.
+//!
+//! ```text
+//!       subscriber                                server
+//!       CLAIM over the socket         ------>     makes a control segment, takes the claim
+//!       maps it, latch `ready`        <------     LEASE: where to start, its name
+//!       PROGRESS                      ------>     removes the name
+//!       reads in place; cursor = next             overwrites nothing from there on
+//!       (the connection stays open: the kernel tells the server when this process is gone)
+//! ```
+//!
+//! There are two kinds. A [`LosslessSubscriber`] reads as a [`Subscriber`] does, through a view that is checked
+//! afterwards, so it may be evicted at any time. A [`BlockingSubscriber`] is lent `&[u8]` for as long as it likes and may
+//! hold several messages at once; it needs a server that waits for it whatever happens (`--lossless block`).
+
+use std::fmt;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytemuck::AnyBitPattern;
+
+use crate::bell;
+use crate::control::{Control, ControlError};
+use crate::discovery::Found;
+use crate::gate::LosslessPolicy;
+use crate::ring::{Poll, View};
+use crate::segment::AttachError;
+use crate::socket::frame::ClientFrame;
+use crate::socket::{Delivery, RemoteError, Request, agree_with_any};
+use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
+
+mod blocking;
+
+pub use blocking::{BlockingSubscriber, Held};
+
+/// Why a lossless subscription through shared memory cannot be had.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LosslessError {
+    /// The segment cannot be attached.
+    Attach(AttachError),
+    /// The server has no socket, over which such a subscription is agreed on.
+    NoSocket,
+    /// No agreement over the socket: the server offers none, has no place left, or cannot be reached.
+    Socket(RemoteError),
+    /// The control segment cannot be mapped.
+    Control(ControlError),
+    /// The server evicts those who are too slow, so that what it lends cannot be held.
+    Evicts(LosslessPolicy),
+}
+
+impl fmt::Display for LosslessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attach(error) => error.fmt(f),
+            Self::NoSocket => {
+                f.write_str("lossless subscriptions are agreed on over a socket, and the server has none")
+            }
+            Self::Socket(error) => error.fmt(f),
+            Self::Control(error) => error.fmt(f),
+            Self::Evicts(policy) => write!(
+                f,
+                "the server may take messages back from slow subscribers (--lossless {policy}), so none can be held: use \
+                 a LosslessSubscriber, or start it with --lossless block"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LosslessError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Attach(error) => error.source(),
+            Self::Socket(error) => error.source(),
+            Self::Control(error) => error.source(),
+            Self::NoSocket | Self::Evicts(_) => None,
+        }
+    }
+}
+
+/// The right to have nothing overwritten that was not read. Dropping it gives it back.
+#[derive(Debug)]
+struct Lease {
+    control: Control,
+    /// Closed by the kernel when this process ends, however that happens: so the server knows.
+    _connection: TcpStream,
+    policy: LosslessPolicy,
+    /// Messages before this one may still be overwritten by one that was under way when the claim was made, until this
+    /// one is there.
+    live: u64,
+    /// The server makes the heavy half of barriers.
+    light: bool,
+}
+
+impl Lease {
+    /// Takes a lease for `subscriber`, and puts it where the lease begins.
+    fn take(subscriber: &mut Subscriber, found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
+        let incarnation = subscriber.incarnation();
+        let socket = found.info.socket.as_ref().ok_or(LosslessError::NoSocket)?;
+        let request = Request {
+            expected: incarnation,
+            meant: incarnation,
+            join,
+            delivery: Delivery::Leased,
+        };
+        let (_, agreed) = agree_with_any(&socket.addresses, request, timeout).map_err(LosslessError::Socket)?;
+        let (Some((live, name)), Some(offer)) = (agreed.lease, agreed.offer) else {
+            return Err(LosslessError::Socket(RemoteError::NotLossless));
+        };
+        let control = Control::open(&name, incarnation).map_err(LosslessError::Control)?;
+        control.set_ready();
+        let mut mapped = Vec::new();
+        ClientFrame::Progress { next: agreed.first }.append_to(&mut mapped);
+        let mut connection = agreed.stream;
+        // A socket that has sent nothing but a claim has room for it.
+        connection
+            .write_all(&mapped)
+            .map_err(|error| LosslessError::Socket(RemoteError::Io(error)))?;
+        // From what is gone on, so that the first poll tells how much that is.
+        subscriber.seek(agreed.first - agreed.missed);
+        Ok(Self {
+            control,
+            _connection: connection,
+            policy: offer.policy,
+            live,
+            light: bell::join_barriers(),
+        })
+    }
+
+    /// Claims nothing before `next` any more. Costs two accesses of a line that the publisher looks at now and then.
+    #[inline]
+    fn advance(&self, next: u64) {
+        let claim = self.control.claim();
+        claim.advance(next, self.light, || bell::wake_publisher(claim));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.control.set_closing();
+        let claim = self.control.claim();
+        bell::wake_publisher(claim);
+    }
+}
+
+/// Reads a stream through shared memory and loses nothing of it, unless it is evicted for being too slow: then it reads
+/// on as a [`Subscriber`] does.
+///
+/// The server keeps what this subscriber has not read, so it must go on reading, or be dropped: nothing else lets the
+/// publisher go on once the ring is full, unless the server evicts.
+#[derive(Debug)]
+pub struct LosslessSubscriber {
+    subscriber: Subscriber,
+    lease: Lease,
+}
+
+impl LosslessSubscriber {
+    /// Attaches the segment of a server that was found, and claims the messages from `join` on. Asks over the server's
+    /// socket, for up to `timeout`.
+    ///
+    /// What of it is gone already, the first poll tells as [`Poll::Lapped`]. After the first message there is no such
+    /// loss, unless [`LosslessSubscriber::is_evicted`].
+    ///
+    /// # Errors
+    /// Why there is no such subscription.
+    pub fn open(found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
+        let mut subscriber = Subscriber::open(found, Join::New).map_err(LosslessError::Attach)?;
+        let lease = Lease::take(&mut subscriber, found, join, timeout)?;
+        Ok(Self { subscriber, lease })
+    }
+
+    /// Sets how this subscriber waits.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: WaitStrategy) -> Self {
+        self.subscriber = self.subscriber.with_strategy(strategy);
+        self
+    }
+
+    /// As [`Subscriber::poll`]. The message is given back when this returns.
+    #[inline]
+    pub fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
+        let outcome = self.subscriber.poll(read);
+        self.note(&outcome);
+        outcome
+    }
+
+    /// As [`Subscriber::poll_into`].
+    #[inline]
+    pub fn poll_into(&mut self, out: &mut Vec<u8>) -> Poll<()> {
+        let outcome = self.subscriber.poll_into(out);
+        self.note(&outcome);
+        outcome
+    }
+
+    /// As [`Subscriber::poll_typed`].
+    #[inline]
+    pub fn poll_typed<T: AnyBitPattern>(&mut self) -> Poll<Option<T>> {
+        let outcome = self.subscriber.poll_typed();
+        self.note(&outcome);
+        outcome
+    }
+
+    /// As [`Subscriber::receive`].
+    pub fn receive<R>(&mut self, timeout: Duration, read: impl FnMut(View<'_>) -> R) -> Poll<R> {
+        let outcome = self.subscriber.receive(timeout, read);
+        self.note(&outcome);
+        outcome
+    }
+
+    /// As [`Subscriber::wait`].
+    pub fn wait(&mut self, timeout: Duration) -> Waited {
+        self.subscriber.wait(timeout)
+    }
+
+    #[inline]
+    fn note<R>(&self, outcome: &Poll<R>) {
+        if matches!(outcome, Poll::Message(_) | Poll::Lapped { .. }) {
+            self.lease.advance(self.subscriber.cursor());
+        }
+    }
+
+    /// What the server does about subscribers that are too slow.
+    #[must_use]
+    pub const fn policy(&self) -> LosslessPolicy {
+        self.lease.policy
+    }
+
+    /// Whether the server has taken the claim back because this subscriber was too slow. Then messages may be lost, and
+    /// are told as [`Poll::Lapped`]. Costs about 0.1 us: ask when something was lost.
+    #[must_use]
+    pub fn is_evicted(&self) -> bool {
+        self.lease.control.is_evicted()
+    }
+
+    /// What it reads with: where it is, how the server is.
+    #[must_use]
+    pub const fn subscriber(&mut self) -> &mut Subscriber {
+        &mut self.subscriber
+    }
+}
+
+#[cfg(test)]
+mod tests;

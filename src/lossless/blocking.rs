@@ -1,0 +1,197 @@
+//! A subscriber that is lent messages as plain bytes, several at once if it likes, because the publisher waits for it.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use super::{Lease, LosslessError};
+use crate::discovery::Found;
+use crate::gate::LosslessPolicy;
+use crate::ring::{Poll, View};
+use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
+
+/// Reads a stream through shared memory and loses nothing of it; messages are lent as `&[u8]`, in place, until they are
+/// dropped.
+///
+/// The publisher overwrites nothing from the oldest message on that is held, so holding one for long stops the stream once
+/// the ring is full. That is what makes the bytes sound to lend: unlike a view they cannot change while they are looked
+/// at, as long as the server keeps to the protocol. It runs as the same user, or there were no control segment.
+#[derive(Debug)]
+pub struct BlockingSubscriber {
+    subscriber: RefCell<Subscriber>,
+    lease: Lease,
+    /// Messages that were lent, in order, from the oldest on that is held: its sequence, and whether it was given back.
+    lent: RefCell<VecDeque<(u64, bool)>>,
+    /// Messages before `lease.live` can be lent in place as well.
+    is_settled: Cell<bool>,
+}
+
+/// The payload of a message, held until it is dropped: it dereferences to its bytes.
+#[must_use = "a payload that is dropped at once was not looked at"]
+pub struct Held<'s> {
+    sequence: u64,
+    bytes: Cow<'s, [u8]>,
+    owner: &'s BlockingSubscriber,
+}
+
+impl BlockingSubscriber {
+    /// Attaches the segment of a server that was found, and claims the messages from `join` on. Asks over the server's
+    /// socket, for up to `timeout`. What of it is gone already, the first poll tells as [`Poll::Lapped`]; after the first
+    /// message nothing is lost.
+    ///
+    /// # Errors
+    /// Why there is no such subscription, [`LosslessError::Evicts`] among them.
+    pub fn open(found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
+        let mut subscriber = Subscriber::open(found, Join::New).map_err(LosslessError::Attach)?;
+        let lease = Lease::take(&mut subscriber, found, join, timeout)?;
+        match lease.policy {
+            LosslessPolicy::Block => Ok(Self {
+                subscriber: RefCell::new(subscriber),
+                lease,
+                lent: RefCell::default(),
+                is_settled: Cell::new(false),
+            }),
+            policy @ LosslessPolicy::Evict(_) => Err(LosslessError::Evicts(policy)),
+        }
+    }
+
+    /// Sets how this subscriber waits.
+    #[must_use]
+    pub fn with_strategy(self, strategy: WaitStrategy) -> Self {
+        Self {
+            subscriber: RefCell::new(self.subscriber.into_inner().with_strategy(strategy)),
+            ..self
+        }
+    }
+
+    /// Looks once for the next message, and lends it. Never blocks. Copies nothing, but for messages that were there
+    /// before this subscriber was and might still be overwritten: those, until the next message is published.
+    pub fn poll(&self) -> Poll<Held<'_>> {
+        let mut subscriber = self.subscriber.borrow_mut();
+        let (reader, words) = subscriber.parts();
+        if !self.is_settled.get() {
+            // `live` may be under way since before the claim was made. Nothing after it is, and once it is there, nothing.
+            self.is_settled.set(reader.is_there(words, self.lease.live));
+        }
+        let outcome = if self.is_settled.get() || reader.cursor() >= self.lease.live {
+            reader.poll(words, |view| Cow::Borrowed(self.lend(view)))
+        } else {
+            reader.poll(words, |view| Cow::Owned(view.to_vec()))
+        };
+        let next = reader.cursor();
+        match &outcome {
+            Poll::Message(received) => self.lent.borrow_mut().push_back((received.sequence, false)),
+            Poll::Lapped { .. } if self.lent.borrow().is_empty() => self.lease.advance(next),
+            _ => {}
+        }
+        outcome.map(|bytes| Held {
+            sequence: next - 1,
+            bytes,
+            owner: self,
+        })
+    }
+
+    /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed.
+    pub fn receive(&self, timeout: Duration) -> Poll<Held<'_>> {
+        let outcome = self.poll();
+        if !matches!(outcome, Poll::Empty) {
+            return outcome;
+        }
+        let waited = self.subscriber.borrow_mut().wait(timeout);
+        match waited {
+            Waited::Ready => self.poll(),
+            Waited::TimedOut => Poll::Empty,
+            Waited::Ended => Poll::Ended,
+            Waited::Dead => Poll::Dead,
+        }
+    }
+
+    /// The sequence wanted next.
+    #[must_use]
+    pub fn cursor(&self) -> u64 {
+        self.subscriber.borrow().cursor()
+    }
+
+    /// How many messages are held now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.lent.borrow().iter().filter(|(_, is_back)| !is_back).count()
+    }
+
+    /// The bytes of a message that is not overwritten before its `Held` is dropped.
+    fn lend<'s>(&'s self, view: View<'_>) -> &'s [u8] {
+        let bytes = view.words().as_ptr().cast::<u8>();
+        // SAFETY:
+        // - the words of a view hold its `len` bytes, initialised, in the mapping of `self.subscriber`, whose segment it
+        //   never changes and which outlives `&self`;
+        // - nobody stores to them while they are lent: the publisher overwrites nothing from the oldest claimed message
+        //   on (gate.rs, C1 with C2), and this one is claimed until `give_back`. The caller has seen to it that no
+        //   message is under way which passed the gate before the claim did, and the ring checked this one after that;
+        // - a server that breaks the protocol could store to them. It runs as this user, or the control segment would
+        //   not have been opened, and so could write all memory of this process.
+        unsafe { std::slice::from_raw_parts(bytes, view.len()) }
+    }
+
+    /// Claims a message no more, nor those before it if all were given back.
+    fn give_back(&self, sequence: u64) {
+        let mut lent = self.lent.borrow_mut();
+        let index = lent.partition_point(|&(held, _)| held < sequence);
+        if let Some((_, is_back)) = lent.get_mut(index) {
+            *is_back = true;
+        }
+        if index > 0 {
+            return;
+        }
+        while lent.front().is_some_and(|&(_, is_back)| is_back) {
+            lent.pop_front();
+        }
+        let next = lent.front().map_or_else(|| self.cursor(), |&(held, _)| held);
+        self.lease.advance(next);
+    }
+}
+
+impl Held<'_> {
+    /// The message's place in the stream.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether it lies in the ring. If not, it was copied, see [`BlockingSubscriber::poll`].
+    #[must_use]
+    pub const fn is_in_place(&self) -> bool {
+        matches!(self.bytes, Cow::Borrowed(_))
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Held<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Held<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("sequence", &self.sequence)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.owner.give_back(self.sequence);
+    }
+}

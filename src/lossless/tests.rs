@@ -1,0 +1,354 @@
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::discovery::{self, Trust};
+use crate::gate::{LosslessOffer, LosslessPolicy};
+use crate::{PublishError, RemoteSubscriber, Server, ServerOptions};
+
+/// Nothing takes this long, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Stage {
+    server: Server,
+    _directory: tempfile::TempDir,
+}
+
+impl Stage {
+    /// A server with a ring of 8 slots, and a page of arena.
+    fn new(policy: Option<LosslessPolicy>) -> Self {
+        Self::adjusted(policy, |_| {})
+    }
+
+    fn adjusted(policy: Option<LosslessPolicy>, adjust: impl FnOnce(&mut ServerOptions)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = ServerOptions::new("orders".parse().unwrap());
+        options.info_dir = directory.path().to_owned();
+        options.ring_bytes = 4096;
+        options.max_message_bytes = Some(4096);
+        options.slots = Some(8);
+        options.lossless = policy.map(|policy| LosslessOffer {
+            policy,
+            max_subscribers: 2,
+        });
+        adjust(&mut options);
+        Self {
+            server: Server::start(options).unwrap(),
+            _directory: directory,
+        }
+    }
+
+    fn found(&self) -> Found {
+        discovery::read(self.server.info_path(), &Trust::default()).unwrap()
+    }
+
+    fn publish(&mut self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            assert_eq!(self.server.publisher().publish(&number.to_le_bytes()), Ok(number));
+        }
+    }
+
+    fn lossless(&self, join: Join) -> LosslessSubscriber {
+        LosslessSubscriber::open(&self.found(), join, PATIENCE).unwrap()
+    }
+
+    fn blocking(&self, join: Join) -> BlockingSubscriber {
+        BlockingSubscriber::open(&self.found(), join, PATIENCE).unwrap()
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap())
+}
+
+fn next(subscriber: &mut LosslessSubscriber) -> u64 {
+    match subscriber.receive(PATIENCE, |view| number(&view.to_vec())) {
+        Poll::Message(received) => {
+            assert_eq!(received.value, received.sequence);
+            received.value
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn publisher_is_full_when_the_slowest_is_a_ring_behind_and_not_before() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+
+    // One slot is kept for the end of the stream.
+    stage.publish(0..7);
+
+    let publisher = stage.server.publisher();
+    assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
+    assert_eq!(publisher.batch().try_push(0, b"x"), Err(PublishError::Full));
+    assert_eq!(publisher.try_loan(1).map(drop), Err(PublishError::Full));
+    assert_eq!(publisher.wait_for_room(1, Duration::ZERO), Err(PublishError::Full));
+    let holder = stage.server.lossless_status().holder.unwrap();
+    assert_eq!(holder.cursor, 0);
+    assert!(holder.who.contains(&std::process::id().to_string()), "{}", holder.who);
+    assert_eq!(next(&mut subscriber), 0);
+    stage.publish(7..8);
+    assert_eq!(stage.server.lossless_status().holder, None);
+    for expected in 1..8 {
+        assert_eq!(next(&mut subscriber), expected);
+    }
+}
+
+#[test]
+fn publisher_waits_for_room_and_loses_nothing() {
+    const COUNT: u64 = 20_000;
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut slow = stage.lossless(Join::New);
+    let mut quick = stage.lossless(Join::New);
+    let mut remote_stage = Stage::new(Some(LosslessPolicy::Block));
+    let addresses = remote_stage.server.addresses().to_vec();
+    let mut remote =
+        RemoteSubscriber::connect_lossless(&addresses, crate::Incarnation::NIL, Join::New, PATIENCE).unwrap();
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| stage.publish(0..COUNT));
+        scope.spawn(|| remote_stage.publish(0..COUNT));
+        scope.spawn(|| (0..COUNT).for_each(|expected| assert_eq!(next(&mut quick), expected)));
+        scope.spawn(|| {
+            for expected in 0..COUNT {
+                assert_eq!(next(&mut slow), expected);
+                if expected % 64 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for expected in 0..COUNT {
+            let Poll::Message(received) = remote.receive(PATIENCE, number).unwrap() else {
+                panic!("message {expected}")
+            };
+            assert_eq!((received.sequence, received.value), (expected, expected));
+        }
+    });
+}
+
+#[test]
+fn arena_is_not_reused_before_it_was_read() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+    let publisher = stage.server.publisher();
+    publisher.publish(&[1; 3000]).unwrap();
+    publisher.publish(&[2; 8]).unwrap();
+
+    assert_eq!(publisher.try_publish_tagged(0, &[3; 2000]), Err(PublishError::Full));
+    assert_eq!(publisher.try_publish_tagged(0, &[3; 1000]), Ok(2));
+
+    let mut bytes = Vec::new();
+    for expected in [vec![1; 3000], vec![2; 8], vec![3; 1000]] {
+        assert!(matches!(subscriber.poll_into(&mut bytes), Poll::Message(_)));
+        assert_eq!(bytes, expected);
+    }
+    // With all of it read even the longest goes.
+    let publisher = stage.server.publisher();
+    assert_eq!(publisher.try_publish_tagged(0, &[4; 4096]), Ok(3));
+    assert_eq!(publisher.try_publish_tagged(0, &[5; 4096]), Err(PublishError::Full));
+}
+
+#[test]
+fn held_messages_stay_as_they_are_until_they_are_dropped() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let subscriber = stage.blocking(Join::New);
+    stage.publish(0..7);
+
+    let mut held: Vec<_> = (0..7)
+        .map(|_| match subscriber.poll() {
+            Poll::Message(received) => received.value,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+
+    assert!(held.iter().all(Held::is_in_place));
+    assert_eq!(subscriber.held(), 7);
+    // Later ones first: the oldest still holds the ring.
+    drop(held.drain(1..3));
+    let publisher = stage.server.publisher();
+    assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
+    assert_eq!(
+        held.iter().map(|held| number(held)).collect::<Vec<_>>(),
+        [0, 3, 4, 5, 6]
+    );
+    drop(held.remove(0));
+    stage.publish(7..10);
+    assert_eq!(
+        stage.server.publisher().try_publish_tagged(0, b"x"),
+        Err(PublishError::Full)
+    );
+    assert_eq!(held.iter().map(|held| number(held)).collect::<Vec<_>>(), [3, 4, 5, 6]);
+}
+
+#[test]
+fn messages_from_before_the_claim_are_copied_until_the_next_is_there() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    stage.publish(0..5);
+    let subscriber = stage.blocking(Join::Oldest);
+    let poll = || match subscriber.poll() {
+        Poll::Message(received) => received.value,
+        other => panic!("{other:?}"),
+    };
+
+    let first = poll();
+    assert_eq!((number(&first), first.is_in_place()), (0, false));
+    drop(first);
+    stage.publish(5..6);
+
+    let second = poll();
+    assert_eq!((number(&second), second.is_in_place()), (1, true));
+}
+
+#[test]
+fn who_joins_late_is_told_what_is_gone_and_nothing_after_that() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    stage.publish(0..20);
+
+    let mut subscriber = stage.lossless(Join::Sequence(3));
+
+    assert_eq!(
+        subscriber.poll(|_| ()),
+        Poll::Lapped { first: 3, missed: 9 },
+        "the ring has 12 to 19"
+    );
+    assert_eq!(next(&mut subscriber), 12);
+    assert_eq!(
+        stage.server.publisher().try_publish_tagged(0, b"x"),
+        Err(PublishError::Full)
+    );
+    (13..20).for_each(|expected| assert_eq!(next(&mut subscriber), expected));
+    stage.publish(20..27);
+}
+
+#[test]
+fn slow_subscriber_is_evicted_in_time_and_reads_on() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Evict(Duration::from_millis(50))));
+    let mut subscriber = stage.lossless(Join::New);
+    let error = BlockingSubscriber::open(&stage.found(), Join::New, PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("evict:50ms"), "{error}");
+    stage.publish(0..7);
+    assert!(!subscriber.is_evicted());
+
+    // Waits for the subscriber, and then no longer.
+    stage.publish(7..16);
+
+    assert!(subscriber.is_evicted());
+    let status = stage.server.lossless_status();
+    assert_eq!((status.subscribers, status.evicted, status.holder), (0, 1, None));
+    assert!(matches!(subscriber.poll(|_| ()), Poll::Lapped { first: 0, .. }));
+    assert!(next(&mut subscriber) > 7);
+}
+
+#[test]
+fn evicted_remote_subscriber_is_told_and_reads_on() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Evict(Duration::from_millis(50))));
+    let addresses = stage.server.addresses().to_vec();
+    let mut remote =
+        RemoteSubscriber::connect_lossless(&addresses, crate::Incarnation::NIL, Join::New, PATIENCE).unwrap();
+    assert_eq!(remote.offer().unwrap().max_subscribers, 2);
+
+    stage.publish(0..16);
+
+    assert!(remote.is_lossless());
+    let mut told = 0;
+    while told < 16 {
+        match remote.receive(PATIENCE, |_| ()).unwrap() {
+            Poll::Message(_) => told += 1,
+            Poll::Lapped { missed, .. } => told += missed,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!remote.is_lossless());
+}
+
+#[test]
+fn subscriber_that_leaves_lets_the_publisher_go_on() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let subscriber = stage.lossless(Join::New);
+    stage.publish(0..7);
+    let (sender, receiver) = mpsc::channel();
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            stage.publish(7..8);
+            sender.send(()).unwrap();
+        });
+        drop(subscriber);
+        receiver.recv_timeout(PATIENCE).unwrap();
+    });
+
+    assert_eq!(stage.server.lossless_status().subscribers, 0);
+}
+
+#[test]
+fn forged_cursor_costs_the_claim_and_nothing_else() {
+    for forged in [8, 1 << 62, u64::MAX - 1, u64::MAX] {
+        let mut stage = Stage::new(Some(LosslessPolicy::Block));
+        let honest = stage.lossless(Join::New);
+        let hostile = stage.lossless(Join::New);
+        stage.publish(0..7);
+
+        hostile.lease.control.claim().advance(forged, true, || {});
+
+        let publisher = stage.server.publisher();
+        assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
+        assert!(hostile.is_evicted() && !honest.is_evicted());
+        assert_eq!(stage.server.lossless_status().subscribers, 1);
+    }
+}
+
+#[test]
+fn cursor_that_goes_back_frees_nothing_and_takes_nothing() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..7);
+    (0..4).for_each(|expected| assert_eq!(next(&mut subscriber), expected));
+    stage.publish(7..11);
+
+    subscriber.lease.control.claim().advance(1, true, || {});
+
+    assert_eq!(next(&mut subscriber), 4);
+    stage.publish(11..12);
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let stage = Stage::new(None);
+    let error = LosslessSubscriber::open(&stage.found(), Join::New, PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("--lossless"), "{error}");
+
+    let stage = Stage::new(Some(LosslessPolicy::Block));
+    let _others = [stage.lossless(Join::New), stage.lossless(Join::New)];
+    let error = LosslessSubscriber::open(&stage.found(), Join::New, PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("--max-lossless"), "{error}");
+    let error = LosslessSubscriber::open(&stage.found(), Join::Sequence(1), PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("no message 1 yet"), "{error}");
+}
+
+#[test]
+fn end_of_the_stream_overwrites_nothing_that_is_claimed() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..7);
+
+    stage.server.end_stream();
+
+    (0..7).for_each(|expected| assert_eq!(next(&mut subscriber), expected));
+    assert_eq!(subscriber.receive(PATIENCE, |_| ()), Poll::Ended);
+}
+
+#[test]
+fn control_segments_are_gone_once_they_are_mapped() {
+    let stage = Stage::new(Some(LosslessPolicy::Block));
+    let _subscriber = stage.lossless(Join::New);
+    let incarnation = stage.server.info().incarnation.to_string();
+    let deadline = Instant::now() + PATIENCE;
+
+    // The server hears a moment later that it is mapped.
+    let is_there = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().contains(&incarnation);
+    while std::fs::read_dir("/dev/shm").unwrap().flatten().any(is_there) {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}
