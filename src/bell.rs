@@ -183,9 +183,8 @@ impl RoomWait {
             backoff.snooze();
         }
         let left = self.timeout.saturating_sub(self.started.elapsed());
-        if words.prepare_to_wait(seen, heavy_barrier) {
-            futex_wait(words.word(), seen, self.longest.min(left));
-        }
+        words.prepare_to_wait(heavy_barrier);
+        futex_wait(words.word(), seen, self.longest.min(left));
         words.waited();
         self.longest = (self.longest * 2).min(LONGEST_ROOM_SLEEP);
         true

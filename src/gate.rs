@@ -14,8 +14,7 @@
 //!       publisher without room                       subscriber
 //!       waiting = 1                    Relaxed           cursor = m + 1                Release
 //!   H2  heavy barrier                                H1  light barrier
-//!       cursor moved? look again                         waiting? wake                 Relaxed
-//!       sleep while cursor is the same
+//!       sleep while cursor is the same                   waiting? wake                 Relaxed
 //!
 //!       publisher, from message to message           service thread, when somebody joins
 //!       message n                                        push the claim; until = 0; refused_from = 0
@@ -23,7 +22,8 @@
 //!       refused_from, until            Relaxed           head = h
 //!
 //!   C1 with C2: who overwrites m does so after m was read.
-//!   H1 with H2: either the publisher sees the cursor move, or the subscriber sees that it is to be woken.
+//!   H1 with H2: either futex(2) sees the cursor moved, or the subscriber sees that it is to be woken.
+//!   E1, a fence behind an eviction, with the one of a reader that was lapped (S2 in `ring.rs`): who lost something sees why.
 //!   J1 with J2: only one message can be under way that passed without a look at the new claim, and it is message h.
 //! ```
 //!
@@ -40,7 +40,9 @@ use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, ligh
 
 mod claim;
 
-pub(crate) use claim::{Claim, ClaimWords};
+#[cfg(not(loom))]
+pub(crate) use claim::ClaimWords;
+pub(crate) use claim::{Claim, Settling};
 
 /// What a server does about a lossless subscriber that keeps it from publishing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -399,3 +401,7 @@ impl Gatekeeper {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+#[expect(unsafe_code, reason = "loom's cells stand for bytes that are lent")]
+mod models;

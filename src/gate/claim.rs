@@ -1,6 +1,8 @@
 //! What a lossless subscriber claims: the words that it shares with the server, and who it is.
 
+use crate::ring::Reader;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, fence, light_barrier};
+use crate::words::Words;
 
 /// The sequence wanted next. Written by the subscriber.
 const CURSOR: usize = 0;
@@ -55,11 +57,11 @@ impl<'a> ClaimWords<'a> {
         wake();
     }
 
-    /// Asks to be woken when the cursor moves. `barrier` is the heavy half (H2). Returns whether it is still `seen`.
-    pub(crate) fn prepare_to_wait(self, seen: u64, barrier: impl FnOnce()) -> bool {
+    /// Asks to be woken when the cursor moves. `barrier` is the heavy half (H2). The sleep that follows must look at the
+    /// cursor once more, as futex(2) does.
+    pub(crate) fn prepare_to_wait(self, barrier: impl FnOnce()) {
         self.0[WAITING].store(1, Ordering::Relaxed);
         barrier();
-        self.0[CURSOR].load(Ordering::Relaxed) == seen
     }
 
     /// Takes that back.
@@ -70,6 +72,29 @@ impl<'a> ClaimWords<'a> {
     /// The word to sleep on.
     pub(crate) const fn word(self) -> &'a AtomicU64 {
         &self.0[CURSOR]
+    }
+}
+
+/// Tells whether the message that a lossless subscriber wants next can be overwritten while it looks at it.
+///
+/// When the claim was made one message could be under way that had passed the gate before: `live`. It may overwrite
+/// messages from before the claim, until it is there. Those behind it waited at the gate.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    live: u64,
+    is_over: bool,
+}
+
+impl Settling {
+    pub(crate) const fn new(live: u64) -> Self {
+        Self { live, is_over: false }
+    }
+
+    /// Whether the message at the cursor stays as it is while it is claimed, provided that a poll after this finds it.
+    #[inline]
+    pub(crate) fn is_safe(&mut self, reader: &Reader, words: Words<'_>) -> bool {
+        self.is_over = self.is_over || reader.is_there(words, self.live);
+        self.is_over || reader.cursor() >= self.live
     }
 }
 
@@ -138,6 +163,8 @@ impl Claim {
         if let Home::Control(control) = &self.home {
             control.evict();
         }
+        // E1, pairs with the fence of a reader that was lapped: it sees that it was evicted.
+        fence(Ordering::Release);
     }
 
     /// Whether the subscriber said that it is leaving.

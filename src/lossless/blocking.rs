@@ -1,7 +1,7 @@
 //! A subscriber that is lent messages as plain bytes, several at once if it likes, because the publisher waits for it.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Lease, LosslessError};
 use crate::discovery::Found;
-use crate::gate::LosslessPolicy;
+use crate::gate::{LosslessPolicy, Settling};
 use crate::ring::{Poll, View};
 use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
 
@@ -25,8 +25,7 @@ pub struct BlockingSubscriber {
     lease: Lease,
     /// Messages that were lent, in order, from the oldest on that is held: its sequence, and whether it was given back.
     lent: RefCell<VecDeque<(u64, bool)>>,
-    /// Messages before `lease.live` can be lent in place as well.
-    is_settled: Cell<bool>,
+    settling: RefCell<Settling>,
 }
 
 /// The payload of a message, held until it is dropped: it dereferences to its bytes.
@@ -50,9 +49,9 @@ impl BlockingSubscriber {
         match lease.policy {
             LosslessPolicy::Block => Ok(Self {
                 subscriber: RefCell::new(subscriber),
+                settling: RefCell::new(Settling::new(lease.live)),
                 lease,
                 lent: RefCell::default(),
-                is_settled: Cell::new(false),
             }),
             policy @ LosslessPolicy::Evict(_) => Err(LosslessError::Evicts(policy)),
         }
@@ -72,11 +71,7 @@ impl BlockingSubscriber {
     pub fn poll(&self) -> Poll<Held<'_>> {
         let mut subscriber = self.subscriber.borrow_mut();
         let (reader, words) = subscriber.parts();
-        if !self.is_settled.get() {
-            // `live` may be under way since before the claim was made. Nothing after it is, and once it is there, nothing.
-            self.is_settled.set(reader.is_there(words, self.lease.live));
-        }
-        let outcome = if self.is_settled.get() || reader.cursor() >= self.lease.live {
+        let outcome = if self.settling.borrow_mut().is_safe(reader, words) {
             reader.poll(words, |view| Cow::Borrowed(self.lend(view)))
         } else {
             reader.poll(words, |view| Cow::Owned(view.to_vec()))

@@ -201,6 +201,23 @@ fn messages_from_before_the_claim_are_copied_until_the_next_is_there() {
 }
 
 #[test]
+fn claim_on_older_messages_counts_at_once() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    stage.publish(0..3);
+    let newer = stage.lossless(Join::New);
+    stage.publish(3..4);
+
+    let older = stage.lossless(Join::Oldest);
+
+    stage.publish(4..7);
+    assert_eq!(
+        stage.server.publisher().try_publish_tagged(0, b"x"),
+        Err(PublishError::Full)
+    );
+    drop((newer, older));
+}
+
+#[test]
 fn who_joins_late_is_told_what_is_gone_and_nothing_after_that() {
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
     stage.publish(0..20);
