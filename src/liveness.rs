@@ -11,7 +11,11 @@
 //! | not to be had | still      | hung  |
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
+
+/// How often a heartbeat may move: what a server may announce, and what a reader takes its word for.
+pub(crate) const HEARTBEAT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
 
 /// Intervals without a beat after which a server counts as silent.
 const SILENT_INTERVALS: u32 = 3;
@@ -65,7 +69,7 @@ impl Pulse {
     pub(crate) fn new(interval: Duration, count: u64, now: Instant) -> Self {
         // The interval is the server's word: keep it to what a reader can wait for.
         Self {
-            interval: interval.clamp(Duration::from_millis(1), Duration::from_secs(10)),
+            interval: interval.clamp(*HEARTBEAT_INTERVALS.start(), *HEARTBEAT_INTERVALS.end()),
             count,
             moved_at: now,
         }

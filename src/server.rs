@@ -16,6 +16,7 @@ use crate::discovery::{AnnounceError, Announcement, Info, ServerName, SharedMemo
 use crate::gate::{Gate, LosslessOffer, LosslessStatus};
 use crate::incarnation::Incarnation;
 use crate::layout::{Geometry, GeometryError, Header, LAYOUT_VERSION};
+use crate::liveness::HEARTBEAT_INTERVALS;
 use crate::publisher::{Publisher, now_ns};
 use crate::segment::{Access, CreateError, Owned, Segment};
 use crate::socket::frame::VERSION;
@@ -49,7 +50,8 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// What is promised to subscribers that must lose nothing. `None`: nobody can hold up the publisher.
     pub lossless: Option<LosslessOffer>,
-    /// How often the heartbeat moves. A server is silent for subscribers after three intervals without it.
+    /// How often the heartbeat moves, from 1 ms to 10 s. A server is silent for subscribers after three intervals
+    /// without it.
     pub heartbeat_interval: Duration,
 }
 
@@ -103,6 +105,8 @@ pub enum StartError {
     LosslessWithoutBarrier,
     /// Sizes that no ring can have.
     Geometry(GeometryError),
+    /// A heartbeat that subscribers would not wait for, or that cannot be kept.
+    HeartbeatInterval(Duration),
     /// An address cannot be listened on.
     Listen {
         /// Which one.
@@ -143,6 +147,12 @@ impl fmt::Display for StartError {
                 "lossless subscriptions need the system call membarrier, which this kernel or its seccomp filter refuses",
             ),
             Self::Geometry(error) => error.fmt(f),
+            Self::HeartbeatInterval(interval) => write!(
+                f,
+                "a heartbeat every {interval:?} is not from every {:?} to every {:?}: choose one that subscribers wait for",
+                HEARTBEAT_INTERVALS.start(),
+                HEARTBEAT_INTERVALS.end()
+            ),
             Self::Listen { address, .. } => write!(f, "cannot listen on {address}: choose another with --listen"),
             Self::Create(error) => error.fmt(f),
             Self::Service(_) => f.write_str("cannot start the service thread"),
@@ -155,7 +165,11 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoTransport | Self::LosslessWithoutSocket | Self::LosslessWithoutBarrier | Self::Geometry(_) => None,
+            Self::NoTransport
+            | Self::LosslessWithoutSocket
+            | Self::LosslessWithoutBarrier
+            | Self::Geometry(_)
+            | Self::HeartbeatInterval(_) => None,
             Self::Listen { source, .. } | Self::Service(source) | Self::Random(source) => Some(source),
             Self::Create(error) => error.source(),
             Self::Announce(error) => error.source(),
@@ -213,6 +227,9 @@ impl Server {
         }
         if options.lossless.is_some() {
             prepare_lossless(&options)?;
+        }
+        if !HEARTBEAT_INTERVALS.contains(&options.heartbeat_interval) {
+            return Err(StartError::HeartbeatInterval(options.heartbeat_interval));
         }
         let geometry = options.geometry().map_err(StartError::Geometry)?;
         let incarnation = Incarnation::random().map_err(StartError::Random)?;
@@ -393,4 +410,43 @@ fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
     all.dedup();
     all.truncate(Info::MAX_ADDRESSES);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeat_that_subscribers_would_not_wait_for_is_refused_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        for interval in [
+            Duration::ZERO,
+            Duration::from_micros(999),
+            Duration::from_millis(10_001),
+            Duration::MAX,
+        ] {
+            let mut options = ServerOptions::new("slow".parse().unwrap());
+            options.info_dir = dir.path().to_owned();
+            options.heartbeat_interval = interval;
+
+            let error = Server::start(options).unwrap_err();
+
+            assert!(matches!(error, StartError::HeartbeatInterval(told) if told == interval));
+            assert!(error.to_string().contains("from every 1ms to every 10s"), "{error}");
+        }
+    }
+
+    #[test]
+    fn longest_heartbeat_that_is_allowed_is_the_longest_that_a_subscriber_believes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = ServerOptions::new("slow".parse().unwrap());
+        options.info_dir = dir.path().to_owned();
+        options.listen = Vec::new();
+        options.heartbeat_interval = Duration::from_secs(10);
+        let server = Server::start(options).unwrap();
+
+        let subscriber = crate::Subscriber::on(server.segment.clone(), crate::Join::New);
+
+        assert_eq!(subscriber.pulse().patience(), Duration::from_secs(30));
+    }
 }
