@@ -104,6 +104,8 @@ pub struct Follower {
     position: Option<(Incarnation, u64)>,
     /// The incarnation that has nothing more to tell.
     finished: Option<Incarnation>,
+    /// The incarnation that was seen dead, and its heartbeat then.
+    dead: Option<(Incarnation, u64)>,
     /// The incarnation whose segment cannot be believed.
     corrupt: Option<Incarnation>,
     search: Search,
@@ -137,6 +139,7 @@ impl Follower {
             attached_at: None,
             position: None,
             finished: None,
+            dead: None,
             corrupt: None,
             search: Search::default(),
         }
@@ -207,7 +210,9 @@ impl Follower {
                 self.detach(format!("the segment breaks the protocol at sequence {sequence}"), false)
             }
             _ => {
-                self.finished = Some(incarnation);
+                if let Some(Source::SharedMemory(subscriber)) = &self.source {
+                    self.dead = Some((incarnation, subscriber.segment().heartbeat()));
+                }
                 self.detach("the server died".to_owned(), true)
             }
         }
@@ -279,6 +284,9 @@ impl Follower {
         if self.finished == Some(incarnation) {
             return Err("waiting for it to be restarted".to_owned());
         }
+        if self.is_still_dead(&found) {
+            return Err("it died; waiting for it to be restarted".to_owned());
+        }
         let join = match self.position {
             None => self.options.from,
             Some((known, next)) if known == incarnation => Join::Sequence(next),
@@ -314,6 +322,15 @@ impl Follower {
             return Err("it died without removing its info file; waiting for it to be restarted".to_owned());
         }
         Err(why_not.join("; "))
+    }
+
+    /// Whether it was seen dead and has shown no life since. A lock that cannot be seen from here looks free: a server
+    /// that was stopped for a while is then taken for dead, until its heartbeat moves again.
+    fn is_still_dead(&self, found: &Found) -> bool {
+        self.dead.is_some_and(|(dead, beat)| {
+            let heartbeat = || Subscriber::open(found, Join::New).map(|subscriber| subscriber.segment().heartbeat());
+            dead == found.info.incarnation && heartbeat().map_or(true, |now| now == beat)
+        })
     }
 
     fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {

@@ -182,3 +182,134 @@ fn follower_may_be_there_before_its_server() {
     expect_attached(&mut follower, Transport::SharedMemory);
     expect_message(&mut follower, 0, b"zero");
 }
+
+/// A server whose info file has no lock that could be seen, and whose heart beats when the test says so.
+struct Faint {
+    publisher: crate::publisher::Publisher,
+    segment: std::sync::Arc<crate::segment::Segment>,
+    path: PathBuf,
+    beats: u64,
+}
+
+impl Faint {
+    fn new(dir: &tempfile::TempDir) -> Self {
+        let geometry = crate::layout::Geometry::new(16, 128, 4096, None).unwrap();
+        let incarnation = Incarnation::random().unwrap();
+        let header = crate::layout::Header::new(&geometry, incarnation, "faint", 0, 20_000_000);
+        let owned = crate::segment::Owned::create(header, geometry, crate::segment::Access::default()).unwrap();
+        let segment = owned.share();
+        let mut info = discovery::Info::of_this_process("faint".parse().unwrap(), incarnation);
+        info.shared_memory = segment.id().map(|id| discovery::SharedMemory {
+            id,
+            bytes: geometry.segment_bytes() as u64,
+            layout: crate::layout::LAYOUT_VERSION,
+        });
+        let path = dir.path().join("faint.toml");
+        std::fs::write(&path, info.to_toml()).unwrap();
+        Self {
+            publisher: crate::publisher::Publisher::new(owned, std::sync::Arc::new(crate::bell::Bell::new())),
+            segment,
+            path,
+            beats: 0,
+        }
+    }
+
+    fn beat(&mut self) {
+        self.beats += 1;
+        self.segment.beat(self.beats);
+    }
+}
+
+#[test]
+fn server_that_was_taken_for_dead_is_followed_again_once_its_heart_beats() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Faint::new(&dir);
+    let mut follower = Follower::new(&server.path, FollowOptions::default());
+    expect_attached(&mut follower, Transport::SharedMemory);
+    server.publisher.publish(b"zero").unwrap();
+    expect_message(&mut follower, 0, b"zero");
+
+    // It stands still for longer than three of its intervals.
+    let detached = next(&mut follower);
+    server.publisher.publish(b"one").unwrap();
+    for _ in 0..2 {
+        let still = follower.next(2 * SEARCH_INTERVAL, |payload| payload.to_vec());
+        assert_eq!(still, Event::Idle, "followed before it shows life");
+    }
+    server.beat();
+
+    assert!(matches!(detached, Event::Detached { died: true, .. }), "{detached:?}");
+    assert_eq!(expect_attached(&mut follower, Transport::SharedMemory).1, 1);
+    expect_message(&mut follower, 1, b"one");
+}
+
+/// A stranger who greets as `incarnation` as often as he is called, and hangs up each time. Ends when he is told to.
+fn hang_up_on_everybody(incarnation: Incarnation) -> (std::net::SocketAddr, impl FnOnce()) {
+    use crate::socket::frame::{Hello, ServerFrame};
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = is_over.clone();
+    let stranger = std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            if told.load(Ordering::Relaxed) {
+                return;
+            }
+            let hello = Hello {
+                incarnation,
+                head: 0,
+                oldest: 0,
+                max_message_bytes: 100,
+                heartbeat_ms: 1000,
+                silence_ms: 10_000,
+                connections: 1,
+                closed: false,
+                name: String::new(),
+            };
+            let mut bytes = Vec::new();
+            ServerFrame::Hello(hello).append_to(&mut bytes);
+            ServerFrame::Start { first: 0, missed: 0 }.append_to(&mut bytes);
+            stream.write_all(&bytes).unwrap();
+            // What was not read would make the close a reset, and the greeting might be lost with it.
+            let mut subscribe = [0; 44];
+            stream.read_exact(&mut subscribe).unwrap();
+        }
+    });
+    let end = move || {
+        is_over.store(true, Ordering::Relaxed);
+        std::net::TcpStream::connect(address).unwrap();
+        stranger.join().unwrap();
+    };
+    (address, end)
+}
+
+#[test]
+fn source_that_fails_as_soon_as_it_is_there_is_not_tried_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let incarnation = Incarnation::random().unwrap();
+    let (address, end) = hang_up_on_everybody(incarnation);
+    let mut info = discovery::Info::of_this_process("brief".parse().unwrap(), incarnation);
+    info.socket = Some(discovery::Socket {
+        protocol: crate::socket::frame::VERSION.into(),
+        addresses: vec![address],
+    });
+    let announcement = discovery::Announcement::publish(dir.path(), &info, 0o644).unwrap();
+    let mut follower = Follower::new(announcement.path(), FollowOptions::default());
+
+    let attached: Vec<_> = (0..4)
+        .map(|_| {
+            expect_attached(&mut follower, Transport::Socket);
+            let at = follower.attached_at.unwrap();
+            let detached = next(&mut follower);
+            assert!(matches!(detached, Event::Detached { died: false, .. }), "{detached:?}");
+            at
+        })
+        .collect();
+
+    end();
+    for pair in attached.windows(2) {
+        let pause = pair[1] - pair[0];
+        assert!(pause >= SEARCH_INTERVAL, "tried again after {pause:?}");
+    }
+}
