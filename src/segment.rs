@@ -20,6 +20,10 @@ mod error;
 
 pub use error::{AttachError, CreateError};
 
+/// Bytes of the largest segment that a reader attaches unless it is told otherwise: room for a ring of 1 GiB, whose
+/// longest message a reader can be made to copy anyway.
+pub const USUAL_ATTACH_LIMIT: u64 = 2 << 30;
+
 /// Words of a page, the unit in which memory is touched.
 const PAGE_WORDS: usize = 4096 / WORD_BYTES;
 
@@ -120,7 +124,8 @@ impl Owned {
 }
 
 impl Segment {
-    /// Attaches segment `id` of this IPC namespace, read-only, and checks its header.
+    /// Attaches segment `id` of this IPC namespace, read-only, and checks its header. Takes segments of up to
+    /// [`USUAL_ATTACH_LIMIT`].
     ///
     /// An id is no identity: compare [`Segment::header`]'s incarnation with the one expected before anything else is
     /// believed. Costs three system calls.
@@ -128,6 +133,15 @@ impl Segment {
     /// # Errors
     /// What the kernel refused, or what is wrong with the header.
     pub fn attach(id: i32) -> Result<Self, AttachError> {
+        Self::attach_up_to(id, USUAL_ATTACH_LIMIT)
+    }
+
+    /// As [`Segment::attach`], for a ring of up to `limit` bytes. A segment may be larger than the memory that was ever
+    /// put behind it, and then it is the reader who pays for each page that it looks at: for all of it, in the end.
+    ///
+    /// # Errors
+    /// As [`Segment::attach`].
+    pub fn attach_up_to(id: i32, limit: u64) -> Result<Self, AttachError> {
         let mapping = Mapping::attach(id, libc::SHM_RDONLY).map_err(|source| AttachError::of_shmat(id, source))?;
         let mapped = mapping.words * WORD_BYTES;
         if mapped < HEADER_BYTES {
@@ -144,6 +158,12 @@ impl Segment {
             return Err(AttachError::Truncated {
                 needed: geometry.segment_bytes() as u64,
                 mapped: mapped as u64,
+            });
+        }
+        if geometry.segment_bytes() as u64 > limit {
+            return Err(AttachError::TooLarge {
+                bytes: geometry.segment_bytes() as u64,
+                limit,
             });
         }
         Ok(Self {

@@ -116,7 +116,8 @@ impl Subscriber {
             .lock
             .try_clone()
             .map_err(|source| AttachError::Os { id: memory.id, source })?;
-        let subscriber = Self::attach(memory.id, found.info.incarnation, Some(found.owner_uid), join)?;
+        let segment = Segment::attach_up_to(memory.id, found.attach_limit)?;
+        let subscriber = Self::believe(segment, memory.id, found.info.incarnation, Some(found.owner_uid), join)?;
         Ok(subscriber.with_lock(lock))
     }
 
@@ -126,7 +127,16 @@ impl Subscriber {
     /// # Errors
     /// Why the segment cannot be attached or is not believed.
     pub fn attach(id: i32, expected: Incarnation, owner: Option<u32>, join: Join) -> Result<Self, AttachError> {
-        let segment = Segment::attach(id)?;
+        Self::believe(Segment::attach(id)?, id, expected, owner, join)
+    }
+
+    fn believe(
+        segment: Segment,
+        id: i32,
+        expected: Incarnation,
+        owner: Option<u32>,
+        join: Join,
+    ) -> Result<Self, AttachError> {
         let found = segment.header().incarnation();
         if expected != Incarnation::NIL && expected != found {
             return Err(AttachError::Foreign { id, expected, found });

@@ -35,6 +35,8 @@ pub struct Found {
     pub info: Info,
     /// The user who owns the file, as the kernel says. The creator of the segment must be the same.
     pub owner_uid: u32,
+    /// Bytes of the largest ring that is attached for it, as [`Trust`] says.
+    pub attach_limit: u64,
     /// The lock that the server holds while it lives.
     pub lock: LockProbe,
 }
@@ -136,6 +138,7 @@ pub(super) fn read_at(
         path,
         info,
         owner_uid,
+        attach_limit: trust.attach_limit(),
         lock: LockProbe::new(candidate.file),
     })
 }

@@ -1,16 +1,29 @@
-//! Whose info files are believed.
+//! Whose info files are believed, and how far.
 
+use crate::segment::USUAL_ATTACH_LIMIT;
 use rustix::process::geteuid;
 
 /// Whose info files are believed: those of root, of the caller's effective user, and of the owner of the directory
 /// they lie in (who could put any file there anyway), and of users added here.
 ///
 /// A believed info file can send a client to any address and any segment. It can do no worse: both are checked for
-/// the incarnation and read as a stranger's bytes.
-#[derive(Debug, Clone, Default)]
+/// the incarnation and read as a stranger's bytes, and no ring is attached that is larger than the client can pay for
+/// ([`Trust::with_rings_up_to`]).
+#[derive(Debug, Clone)]
 pub struct Trust {
     anyone: bool,
     also: Vec<u32>,
+    attach_limit: u64,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            anyone: false,
+            also: Vec::new(),
+            attach_limit: USUAL_ATTACH_LIMIT,
+        }
+    }
 }
 
 impl Trust {
@@ -19,7 +32,7 @@ impl Trust {
     pub fn anyone() -> Self {
         Self {
             anyone: true,
-            also: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -28,6 +41,19 @@ impl Trust {
     pub fn also(mut self, uid: u32) -> Self {
         self.also.push(uid);
         self
+    }
+
+    /// Attaches rings of up to `bytes` bytes, all parts of the segment together, in place of
+    /// [`USUAL_ATTACH_LIMIT`]. A server can lay a segment that nothing lies behind, and make its readers pay for all of
+    /// it.
+    #[must_use]
+    pub const fn with_rings_up_to(mut self, bytes: u64) -> Self {
+        self.attach_limit = bytes;
+        self
+    }
+
+    pub(super) const fn attach_limit(&self) -> u64 {
+        self.attach_limit
     }
 
     /// Says whether a file of `owner` in a directory of `directory_owner` is believed.

@@ -313,3 +313,25 @@ fn source_that_fails_as_soon_as_it_is_there_is_not_tried_again_at_once() {
         assert!(pause >= SEARCH_INTERVAL, "tried again after {pause:?}");
     }
 }
+
+#[test]
+fn follower_takes_the_socket_of_a_server_whose_ring_is_larger_than_it_may_attach() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(options(&dir, "large")).unwrap();
+    let trust = Trust::default().with_rings_up_to(server.publisher().geometry().segment_bytes() as u64 - 1);
+    let options = FollowOptions {
+        from: Join::Oldest,
+        trust,
+        ..FollowOptions::default()
+    };
+    let mut follower = Follower::new(server.info_path(), options);
+    server.publisher().publish(b"zero").unwrap();
+
+    let Event::Attached { transport, reason, .. } = next(&mut follower) else {
+        panic!("not attached")
+    };
+
+    assert_eq!(transport, Transport::Socket);
+    assert!(reason.contains("--max-segment"), "{reason}");
+    expect_message(&mut follower, 0, b"zero");
+}

@@ -114,6 +114,13 @@ pub enum AttachError {
         /// Bytes that it has.
         mapped: u64,
     },
+    /// The ring is larger than this reader takes.
+    TooLarge {
+        /// Bytes that it has.
+        bytes: u64,
+        /// Bytes that it may have.
+        limit: u64,
+    },
     /// What is there is not a segment that this program can read.
     Header(HeaderError),
     /// A segment with this id is there, and it is another server's.
@@ -164,6 +171,11 @@ impl fmt::Display for AttachError {
             Self::Truncated { needed, mapped } => {
                 write!(f, "segment header asks for {needed} bytes but only {mapped} are mapped")
             }
+            Self::TooLarge { bytes, limit } => write!(
+                f,
+                "the ring has {bytes} bytes, and this reader takes up to {limit}: allow it more (`client --max-segment`) if \
+                 it may pay for that much memory"
+            ),
             Self::Header(error) => error.fmt(f),
             Self::Foreign { id, expected, found } => write!(
                 f,

@@ -99,3 +99,59 @@ fn owner_is_who_created_it_whatever_was_set_since() {
     assert_eq!(raw_status(id).unwrap().shm_perm.uid, 4_000_000_001);
     assert_eq!(status(id).unwrap().owner_uid, rustix::process::geteuid().as_raw());
 }
+
+/// Bytes of segment `id` that there is memory behind, in use or swapped out (proc(5), /proc/sysvipc/shm).
+fn resident_bytes(id: i32) -> u64 {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    let mut lines = table
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let columns = lines.next().unwrap();
+    let at = |name| columns.iter().position(|&column| column == name).unwrap();
+    let row = lines.find(|row| row[at("shmid")] == id.to_string()).unwrap();
+    let number = |name| row[at(name)].parse::<u64>().unwrap();
+    number("rss") + number("swap")
+}
+
+/// A segment for `geometry` with nothing but a header in it, and no memory behind the rest.
+fn sparse(geometry: &Geometry) -> (i32, Mapping) {
+    let flags = libc::IPC_CREAT | libc::IPC_EXCL | libc::SHM_NORESERVE | 0o600;
+    // SAFETY: shmget takes and returns plain numbers.
+    let id = unsafe { libc::shmget(libc::IPC_PRIVATE, geometry.segment_bytes(), flags) };
+    assert!(id >= 0, "{}", io::Error::last_os_error());
+    let mapping = Mapping::attach(id, 0).unwrap();
+    shm_remove(id).unwrap();
+    let header = Header::new(geometry, Incarnation::random().unwrap(), "sparse", 1, 1);
+    store_bytes(mapping.words(), bytemuck::bytes_of(&header));
+    (id, mapping)
+}
+
+#[test]
+fn vast_ring_without_memory_behind_it_is_refused_and_costs_a_page() {
+    let geometry = Geometry::new(1 << 20, 64 << 10, 1 << 30, None).unwrap();
+    let (id, _mapping) = sparse(&geometry);
+
+    let outcome = Segment::attach(id);
+
+    let Err(error @ AttachError::TooLarge { bytes, limit }) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((bytes, limit), (geometry.segment_bytes() as u64, USUAL_ATTACH_LIMIT));
+    assert!(error.to_string().contains("--max-segment"), "{error}");
+    assert!(resident_bytes(id) <= 8192, "{} bytes", resident_bytes(id));
+    assert!(Segment::attach_up_to(id, bytes).is_ok(), "allowed, and refused");
+}
+
+#[test]
+fn ring_of_a_gibibyte_is_attached_unless_less_is_allowed() {
+    let geometry = Geometry::new(65_536, 128, 1 << 30, None).unwrap();
+    let (id, _mapping) = sparse(&geometry);
+    let bytes = geometry.segment_bytes() as u64;
+
+    assert!(Segment::attach(id).is_ok());
+    assert!(Segment::attach_up_to(id, bytes).is_ok());
+    assert!(matches!(
+        Segment::attach_up_to(id, bytes - 1),
+        Err(AttachError::TooLarge { .. })
+    ));
+}

@@ -62,6 +62,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "UID|any", value_parser = trusted)]
     pub(crate) trust_uid: Vec<Trusted>,
 
+    /// Attach no segment larger than this: a server can make its readers pay for all of it [default: 2G]
+    #[arg(long, value_name = "BYTES", value_parser = cli::size)]
+    pub(crate) max_segment: Option<u64>,
+
     /// How much of what happens inside to log on standard error
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     pub(crate) log_level: LogLevel,
@@ -190,12 +194,16 @@ impl Args {
         }
     }
 
-    /// Whose info files are believed.
+    /// Whose info files are believed, and how far.
     pub(crate) fn trust(&self) -> Trust {
-        self.trust_uid.iter().fold(Trust::default(), |trust, who| match who {
+        let trust = self.trust_uid.iter().fold(Trust::default(), |trust, who| match who {
             Trusted::Anyone => Trust::anyone(),
             Trusted::User(uid) => trust.also(*uid),
-        })
+        });
+        match self.max_segment {
+            Some(bytes) => trust.with_rings_up_to(bytes),
+            None => trust,
+        }
     }
 
     /// Bytes of a payload to show at most.
@@ -316,7 +324,8 @@ mod tests {
     fn everything_that_goes_together_is_taken() {
         let args = parse(
             "client a b --follow --from latest:2 --name p* --category Host --transport shm -n 5 --timeout 1s \
-             --exit-at-end --spin --fail-on-gap --format raw --truncate 1K --stats 500ms --trust-uid 7 --trust-uid any",
+             --exit-at-end --spin --fail-on-gap --format raw --truncate 1K --stats 500ms --trust-uid 7 --trust-uid any \
+             --max-segment 8G",
         )
         .unwrap();
 
@@ -326,6 +335,7 @@ mod tests {
         assert_eq!(args.truncate(), Some(1024));
         assert_eq!(args.strategy(), WaitStrategy::Spin);
         assert_eq!(args.trust_uid, [Trusted::User(7), Trusted::Anyone]);
+        assert_eq!(args.max_segment, Some(8 << 30));
         assert!(args.wants_name("prices") && !args.wants_name("weather"));
         assert!(parse("client i --no-messages --explain --format json").is_ok());
     }
