@@ -646,6 +646,8 @@ impl Reader {
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(all(test, not(loom)))]
+mod hostile;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]

@@ -49,7 +49,7 @@ impl<'a> Words<'a> {
     #[inline]
     #[must_use]
     pub fn load(self, index: usize) -> u64 {
-        self.0[index].load(Ordering::Relaxed)
+        look(&self.0[index])
     }
 
     /// The `len` words from `start`.
@@ -64,7 +64,7 @@ impl<'a> Words<'a> {
 
     /// Every word in turn, each loaded once.
     pub fn iter(self) -> impl ExactSizeIterator<Item = u64> + 'a {
-        self.0.iter().map(|word| word.load(Ordering::Relaxed))
+        self.0.iter().map(look)
     }
 
     /// Copies the first `out.len()` bytes out, a word at a time.
@@ -76,12 +76,48 @@ impl<'a> Words<'a> {
         let words = &self.0[..words_for(out.len())];
         let mut chunks = out.chunks_exact_mut(WORD_BYTES);
         for (chunk, word) in chunks.by_ref().zip(words) {
-            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            chunk.copy_from_slice(&look(word).to_ne_bytes());
         }
         let tail = chunks.into_remainder();
         if let (Some(word), false) = (words.last(), tail.is_empty()) {
-            tail.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..tail.len()]);
+            tail.copy_from_slice(&look(word).to_ne_bytes()[..tail.len()]);
         }
+    }
+}
+
+/// The one way in which a reader looks at shared memory.
+#[inline]
+fn look(word: &AtomicU64) -> u64 {
+    #[cfg(all(test, not(loom)))]
+    watch::tell();
+    word.load(Ordering::Relaxed)
+}
+
+/// What a test does before each load of its thread: count it, or write what a stranger may write at that moment.
+#[cfg(all(test, not(loom)))]
+pub(crate) mod watch {
+    use std::cell::RefCell;
+
+    type Watcher = Box<dyn FnMut()>;
+
+    thread_local! {
+        static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn tell() {
+        WATCHER.with_borrow_mut(|watcher| {
+            if let Some(watcher) = watcher {
+                watcher();
+            }
+        });
+    }
+
+    /// Does `work` with `watcher` told of every load. The watcher must not look at shared memory as a reader does.
+    pub(crate) fn during<R>(watcher: impl FnMut() + 'static, work: impl FnOnce() -> R) -> R {
+        WATCHER.replace(Some(Box::new(watcher)));
+        let result = work();
+        WATCHER.take();
+        result
     }
 }
 
