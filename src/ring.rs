@@ -100,6 +100,17 @@ impl Writer {
         }
     }
 
+    /// One that has come far already: for tests.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) const fn far_along(geometry: Geometry, next: u64, position: u64) -> Self {
+        Self {
+            geometry,
+            next,
+            position,
+            floor: 0,
+        }
+    }
+
     pub(crate) const fn next(&self) -> u64 {
         self.next
     }
@@ -167,6 +178,8 @@ impl Writer {
     fn bury(&mut self, memory: &[AtomicU64], words: u64) -> Place {
         let arena = self.geometry.arena_words();
         let position = self.next_position(words);
+        // Kept also if the message is given up: the next must not begin below the floor that is raised here.
+        self.position = position;
         let floor = (position + words).saturating_sub(arena);
         // A message that was given up may have moved the floor further already.
         if floor > self.floor {

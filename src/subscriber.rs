@@ -455,4 +455,6 @@ impl Subscriber {
 }
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;

@@ -166,6 +166,20 @@ fn message_buried_by_one_that_was_given_up_stays_buried() {
 }
 
 #[test]
+fn message_is_not_buried_by_one_before_it_that_was_given_up() {
+    let mut ring = Ring::new(64, 64, 4096);
+    let mut reader = ring.reader(0);
+    ring.publish(&[1; 1024]);
+    assert_eq!(poll(&ring, &mut reader), message(0, &[1; 1024]));
+
+    // Does not fit behind the first: begins anew at the arena's start, and buries what lies there.
+    ring.writer.begin(&ring.memory, 3500);
+    ring.publish(&[2; 100]);
+
+    assert_eq!(poll(&ring, &mut reader), message(1, &[2; 100]));
+}
+
+#[test]
 fn end_is_seen_after_the_last_message_and_not_before() {
     let mut ring = Ring::new(4, 64, 4096);
     let mut reader = ring.reader(0);
