@@ -513,6 +513,48 @@ mod tests {
     }
 
     #[test]
+    fn every_other_value_of_every_byte_is_noticed() {
+        let mut bytes = changed(|_| {});
+        for at in 0..bytes.len() {
+            let right = bytes[at];
+            for value in (0..=255).filter(|&value| value != right) {
+                bytes[at] = value;
+                assert!(Header::parse(&bytes).is_err(), "{value} in byte {at}");
+            }
+            bytes[at] = right;
+        }
+    }
+
+    /// A stranger can compute a checksum, too.
+    #[test]
+    fn any_header_whose_checksum_fits_is_refused_or_means_what_its_sizes_say() {
+        let original = changed(|_| {});
+        let mut taken = 0;
+        for at in 0..CHECKSUM_AT {
+            for value in 0..=255 {
+                let mut bytes = original.clone();
+                bytes[at] = value;
+                let checksum = crc32c::crc32c(&bytes[..CHECKSUM_AT]);
+                bytes[CHECKSUM_AT..].copy_from_slice(&checksum.to_ne_bytes());
+
+                let Ok(header) = Header::read(&bytes) else { continue };
+
+                let sizes = (header.slot_count, header.slot_bytes, header.arena_bytes);
+                let meant = Geometry::new(sizes.0, sizes.1, sizes.2, Some(header.max_message_bytes));
+                assert_eq!(Header::parse(&bytes).map_err(drop), meant.map_err(drop));
+                assert_eq!(
+                    header.segment_bytes as usize,
+                    Header::parse(&bytes).unwrap().segment_bytes()
+                );
+                assert!(header.name().len() <= MAX_NAME_BYTES);
+                taken += 1;
+            }
+        }
+        // Bytes of the name, the incarnation, the times and the reserved words may be anything, sizes hardly ever.
+        assert!((10_000..60_000).contains(&taken), "{taken} were taken");
+    }
+
+    #[test]
     fn every_missing_byte_is_noticed() {
         let bytes = changed(|_| {});
         for len in 0..bytes.len() {

@@ -1,5 +1,9 @@
 //! Segments of the real kernel.
 
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
 use super::*;
 use crate::incarnation::Incarnation;
 
@@ -154,4 +158,65 @@ fn ring_of_a_gibibyte_is_attached_unless_less_is_allowed() {
         Segment::attach_up_to(id, bytes - 1),
         Err(AttachError::TooLarge { .. })
     ));
+}
+
+thread_local! {
+    /// What somebody else does right after this thread has asked for the state of a segment.
+    static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// To be called wherever others may act between two system calls.
+pub(super) fn meanwhile() {
+    if let Some(act) = MEANWHILE.take() {
+        act();
+    }
+}
+
+/// A segment with this id and a ring of this size.
+fn lay_with_id(id: i32, arena_bytes: u64) -> (i32, Mapping) {
+    std::fs::write("/proc/sys/kernel/shm_next_id", id.to_string()).unwrap();
+    let geometry = Geometry::new(2, 64, arena_bytes, None).unwrap();
+    let header = Header::new(&geometry, Incarnation::NIL, "reused", 0, 1);
+    let made = shm_create(geometry.segment_bytes()).unwrap();
+    let mapping = Mapping::attach(made, 0).unwrap();
+    store_bytes(mapping.words(), bytemuck::bytes_of(&header));
+    (made, mapping)
+}
+
+#[test]
+fn id_that_comes_to_mean_a_smaller_segment_does_not_let_a_reader_look_behind_its_end() {
+    const ID: i32 = 4711;
+    // In an IPC namespace of its own: what is made there is in nobody's way, and the next id can be chosen.
+    let outcome = std::thread::spawn(|| {
+        // SAFETY: unshare takes and returns plain numbers, and CLONE_NEWIPC concerns this thread alone.
+        if unsafe { libc::unshare(libc::CLONE_NEWIPC) } != 0 || !Path::new("/proc/sys/kernel/shm_next_id").exists() {
+            return None;
+        }
+        let (id, large) = lay_with_id(ID, 256 << 10);
+        shm_remove(id).unwrap();
+        let small = Rc::new(RefCell::new(None));
+        let kept = small.clone();
+        MEANWHILE.set(Some(Box::new(move || {
+            drop(large);
+            *kept.borrow_mut() = Some(lay_with_id(ID, 4096));
+        })));
+
+        let segment = Segment::attach(ID).unwrap();
+
+        let (id, _mapping) = small.take().expect("somebody acted");
+        shm_remove(id).unwrap();
+        Some((segment.words().len() * WORD_BYTES, segment.geometry().segment_bytes()))
+    });
+
+    match outcome.join().unwrap() {
+        Some((looked_at, laid)) => assert_eq!(looked_at, laid),
+        None => {
+            let mut past_the_capture = io::stderr().lock();
+            io::Write::write_all(
+                &mut past_the_capture,
+                b"SKIPPED reuse of ids: needs root and shm_next_id\n",
+            )
+            .unwrap();
+        }
+    }
 }
