@@ -89,7 +89,7 @@ impl<'a> Words<'a> {
 #[inline]
 fn look(word: &AtomicU64) -> u64 {
     #[cfg(all(test, not(loom)))]
-    watch::tell();
+    watch::tell(word);
     word.load(Ordering::Relaxed)
 }
 
@@ -98,22 +98,24 @@ fn look(word: &AtomicU64) -> u64 {
 pub(crate) mod watch {
     use std::cell::RefCell;
 
-    type Watcher = Box<dyn FnMut()>;
+    use crate::sync::AtomicU64;
+
+    type Watcher = Box<dyn FnMut(&AtomicU64)>;
 
     thread_local! {
         static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
     }
 
-    pub(super) fn tell() {
+    pub(super) fn tell(word: &AtomicU64) {
         WATCHER.with_borrow_mut(|watcher| {
             if let Some(watcher) = watcher {
-                watcher();
+                watcher(word);
             }
         });
     }
 
     /// Does `work` with `watcher` told of every load. The watcher must not look at shared memory as a reader does.
-    pub(crate) fn during<R>(watcher: impl FnMut() + 'static, work: impl FnOnce() -> R) -> R {
+    pub(crate) fn during<R>(watcher: impl FnMut(&AtomicU64) + 'static, work: impl FnOnce() -> R) -> R {
         WATCHER.replace(Some(Box::new(watcher)));
         let result = work();
         WATCHER.take();

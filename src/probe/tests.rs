@@ -1,8 +1,16 @@
 //! Looks at servers of this process, in each of the four categories that one machine can show without namespaces.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+
 use super::*;
-use crate::discovery::{ServerName, Trust, read};
+use crate::discovery::{Announcement, Info, ServerName, Socket, Trust, read};
+use crate::layout::{Geometry, HEAD_WORD, Header};
+use crate::segment::Owned;
 use crate::server::{Server, ServerOptions};
+use crate::socket::frame::{ServerFrame, VERSION};
+use crate::sync::{AtomicU64, Ordering};
+use crate::words::watch;
 
 fn options(dir: &tempfile::TempDir) -> ServerOptions {
     let mut options = ServerOptions::new("probed".parse::<ServerName>().unwrap());
@@ -96,4 +104,98 @@ fn stream_that_has_ended_is_told_over_either_transport() {
         assert_eq!(report.messages.len(), 1);
         assert_eq!(report.state, ServerState::Ended, "shared memory: {shared_memory}");
     }
+}
+
+/// Long enough for anything here; a look that takes longer does not keep to its deadline.
+const WATCHDOG: Duration = Duration::from_secs(20);
+
+#[test]
+fn look_at_a_segment_that_laps_without_end_ends_at_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(&dir)).unwrap();
+    let mut report = look(&found(&server));
+    let geometry = Geometry::new(8, 64, 4096, None).unwrap();
+    let header = Header::new(&geometry, Incarnation::from_bytes([1; 16]), "laps", 0, 1);
+    let segment = Owned::private(header, geometry).unwrap();
+    for slot in 0..geometry.slot_count() {
+        let stamp = (geometry.slot_count() << 50 | slot) << 2 | 2;
+        segment.memory()[geometry.slot_at(slot)].store(stamp, Ordering::Relaxed);
+    }
+    let subscriber = Subscriber::on(segment.share(), Join::Sequence(0));
+    let deadline = Instant::now() + Duration::from_millis(50);
+    // The head is far away when it is looked at first, and never again: one message after the other is told as lost.
+    let (head, mut looks) = ((&raw const segment.memory()[HEAD_WORD]).addr(), 0);
+    let stranger = move |word: &AtomicU64| {
+        if std::ptr::from_ref(word).addr() == head {
+            word.store(if looks == 0 { 1 << 50 } else { 0 }, Ordering::Relaxed);
+            looks += 1;
+        }
+        assert!(Instant::now() < deadline + WATCHDOG, "it goes on behind its deadline");
+    };
+
+    let options = ProbeOptions { deadline, last: 2 };
+    watch::during(stranger, || report.retrieve_from_segment(subscriber, &options));
+
+    assert!(report.missed > 0 && report.head == 1 << 49, "{report:?}");
+}
+
+/// A stranger who greets the first who comes, and then tells him of one lost message after the other.
+fn lose_messages_for_ever(incarnation: Incarnation) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let hello = Hello {
+            incarnation,
+            head: u64::MAX,
+            oldest: 0,
+            max_message_bytes: 100,
+            heartbeat_ms: 1000,
+            silence_ms: 10_000,
+            connections: 1,
+            closed: false,
+            name: String::new(),
+        };
+        let mut bytes = Vec::new();
+        ServerFrame::Hello(hello).append_to(&mut bytes);
+        ServerFrame::Start { first: 0, missed: 0 }.append_to(&mut bytes);
+        let mut first = 0;
+        while stream.write_all(&bytes).is_ok() {
+            bytes.clear();
+            for _ in 0..1000 {
+                ServerFrame::Gap { first, missed: 1 }.append_to(&mut bytes);
+                first += 1;
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn look_at_a_server_that_loses_messages_without_end_ends_at_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let incarnation = Incarnation::random().unwrap();
+    let mut info = Info::of_this_process("loser".parse().unwrap(), incarnation);
+    info.socket = Some(Socket {
+        protocol: VERSION.into(),
+        addresses: vec![lose_messages_for_ever(incarnation)],
+    });
+    let announcement = Announcement::publish(dir.path(), &info, 0o644).unwrap();
+    let found = read(&announcement.path(), &Trust::default()).unwrap();
+    let (sender, looked) = std::sync::mpsc::channel();
+
+    std::thread::spawn(move || {
+        let options = ProbeOptions {
+            deadline: Instant::now() + Duration::from_secs(1),
+            last: 2,
+        };
+        // The test may have given up.
+        let _ = sender.send(probe(&found, &options));
+    });
+
+    let report = looked
+        .recv_timeout(WATCHDOG)
+        .expect("a look that keeps to its deadline");
+    assert_eq!(report.messages, []);
+    assert!(report.missed > 0 || report.transport.is_none(), "{report:?}");
 }

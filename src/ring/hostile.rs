@@ -169,7 +169,10 @@ impl Stage {
     /// Does `work` with the stranger at hand. Returns how many loads that took as well.
     fn watched<R>(&self, work: impl FnOnce(Words<'_>) -> R) -> (R, u64) {
         let (stranger, before) = (self.stranger.clone(), self.stranger.borrow().loads);
-        let result = watch::during(move || stranger.borrow_mut().tempt(), || work(Words::new(&self.memory)));
+        let result = watch::during(
+            move |_| stranger.borrow_mut().tempt(),
+            || work(Words::new(&self.memory)),
+        );
         (result, self.stranger.borrow().loads - before)
     }
 
@@ -283,7 +286,7 @@ fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
     let count = || {
         let loads = loads.clone();
         loads.set(0);
-        move || loads.set(loads.get() + 1)
+        move |_: &AtomicU64| loads.set(loads.get() + 1)
     };
 
     let start = watch::during(count(), || oldest(&geometry, Words::new(&memory), 0));
