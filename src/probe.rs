@@ -19,7 +19,7 @@ use crate::incarnation::Incarnation;
 use crate::liveness::ServerState;
 use crate::ring::{Poll, Received};
 use crate::socket::RemoteSubscriber;
-use crate::socket::frame::Hello;
+use crate::socket::frame::{Hello, MAX_MESSAGE_BYTES};
 use crate::subscriber::{Join, Subscriber};
 use crate::transport::Transport;
 
@@ -86,7 +86,7 @@ impl fmt::Display for Category {
 pub struct ProbeOptions {
     /// When the look must be over. Shared memory takes microseconds; it is the socket that may take long.
     pub deadline: Instant,
-    /// How many of the newest messages to retrieve.
+    /// How many of the newest messages to retrieve: fewer, if they have more than 1 GiB together.
     pub last: u64,
 }
 
@@ -258,9 +258,10 @@ impl Report {
         self.head = subscriber.head().next;
         subscriber.rejoin(Join::Latest(options.last));
         let is_in_time = || Instant::now() < options.deadline;
+        let mut room = MAX_MESSAGE_BYTES;
         while subscriber.cursor() < self.head && (self.messages.len() as u64) < options.last && is_in_time() {
             let outcome = subscriber.poll(|view| view.to_vec());
-            if !self.take(outcome) {
+            if !self.take(outcome, &mut room) {
                 break;
             }
         }
@@ -270,6 +271,7 @@ impl Report {
         self.transport = Some(Transport::Socket);
         self.oldest = remote.hello().oldest;
         self.head = remote.hello().head;
+        let mut room = MAX_MESSAGE_BYTES;
         while remote.cursor() < self.head && (self.messages.len() as u64) < options.last {
             let left = options.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -278,7 +280,7 @@ impl Report {
             let Ok(outcome) = remote.receive(left, <[u8]>::to_vec) else {
                 break;
             };
-            if !self.take(outcome) {
+            if !self.take(outcome, &mut room) {
                 break;
             }
         }
@@ -287,14 +289,21 @@ impl Report {
         }
     }
 
-    /// Takes what a poll found; whether there may be more.
-    fn take(&mut self, outcome: Poll<Vec<u8>>) -> bool {
+    /// Takes what a poll found; whether there may be more, and bytes left in the `room` for it: a server can make every
+    /// message as long as the longest.
+    fn take(&mut self, outcome: Poll<Vec<u8>>, room: &mut usize) -> bool {
         match outcome {
-            Poll::Message(received) => self.messages.push(received.into()),
-            Poll::Lapped { missed, .. } => self.missed += missed,
-            _ => return false,
+            Poll::Message(received) => {
+                *room = room.saturating_sub(received.len);
+                self.messages.push(received.into());
+                *room > 0
+            }
+            Poll::Lapped { missed, .. } => {
+                self.missed += missed;
+                true
+            }
+            _ => false,
         }
-        true
     }
 
     fn why(&self) -> String {

@@ -199,3 +199,20 @@ fn look_at_a_server_that_loses_messages_without_end_ends_at_its_deadline() {
     assert_eq!(report.messages, []);
     assert!(report.missed > 0 || report.transport.is_none(), "{report:?}");
 }
+
+#[test]
+fn look_retrieves_no_more_bytes_than_it_has_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(options(&dir)).unwrap();
+    let mut report = look(&found(&server));
+    for _ in 0..5 {
+        server.publisher().publish(&[7; 100]).unwrap();
+    }
+    let mut subscriber = Subscriber::open(&found(&server), Join::Oldest).unwrap();
+
+    let mut room = 250;
+    while report.take(subscriber.poll(|view| view.to_vec()), &mut room) {}
+
+    // The third took more than was left; it was there already.
+    assert_eq!((report.messages.len(), room), (3, 0));
+}
