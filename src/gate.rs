@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
+use crate::layout::Geometry;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, light_barrier};
 
 mod claim;
@@ -144,8 +145,9 @@ struct Entry {
 }
 
 impl Gate {
-    /// A gate for a ring of `slot_count` slots with messages of less than `too_long` bytes.
-    pub(crate) fn new(slot_count: u64, too_long: usize, offer: Option<LosslessOffer>) -> Self {
+    /// A gate for a ring of this geometry.
+    pub(crate) fn new(geometry: &Geometry, offer: Option<LosslessOffer>) -> Self {
+        let too_long = geometry.max_message_bytes() + 1;
         Self {
             door: CachePadded::new(Door {
                 refused_from: AtomicUsize::new(too_long),
@@ -153,7 +155,7 @@ impl Gate {
             }),
             claims: Mutex::new(Claims::default()),
             too_long,
-            room: slot_count - 1,
+            room: geometry.slot_count() - 1,
             offer,
         }
     }

@@ -266,8 +266,7 @@ impl Server {
         });
 
         let bell = Arc::new(Bell::new());
-        let too_long = geometry.max_message_bytes() + 1;
-        let gate = Arc::new(Gate::new(geometry.slot_count(), too_long, options.lossless));
+        let gate = Arc::new(Gate::new(&geometry, options.lossless));
         let mut service_options = ServiceOptions::new(listeners);
         service_options.max_connections = options.max_connections;
         let service = Service::spawn(segment.clone(), bell.clone(), gate.clone(), service_options)

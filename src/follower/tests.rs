@@ -207,7 +207,11 @@ impl Faint {
         let path = dir.path().join("faint.toml");
         std::fs::write(&path, info.to_toml()).unwrap();
         Self {
-            publisher: crate::publisher::Publisher::new(owned, std::sync::Arc::new(crate::bell::Bell::new())),
+            publisher: crate::publisher::Publisher::new(
+                owned,
+                std::sync::Arc::new(crate::bell::Bell::new()),
+                std::sync::Arc::new(crate::gate::Gate::new(&geometry, None)),
+            ),
             segment,
             path,
             beats: 0,
@@ -265,6 +269,7 @@ fn hang_up_on_everybody(incarnation: Incarnation) -> (std::net::SocketAddr, impl
                 silence_ms: 10_000,
                 connections: 1,
                 closed: false,
+                offers: false,
                 name: String::new(),
             };
             let mut bytes = Vec::new();

@@ -43,7 +43,7 @@ impl Stage {
             geometry,
             len,
             cells: (0..slots).map(|_| UnsafeCell::new(0)).collect(),
-            gate: Arc::new(Gate::new(slots, geometry.max_message_bytes() + 1, Some(offer))),
+            gate: Arc::new(Gate::new(&geometry, Some(offer))),
             futex: Futex::default(),
         })
     }

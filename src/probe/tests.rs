@@ -154,6 +154,7 @@ fn lose_messages_for_ever(incarnation: Incarnation) -> SocketAddr {
             silence_ms: 10_000,
             connections: 1,
             closed: false,
+            offers: false,
             name: String::new(),
         };
         let mut bytes = Vec::new();

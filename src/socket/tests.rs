@@ -37,7 +37,7 @@ impl Host {
         let header = Header::new(&geometry, incarnation, "prices", 0, 100_000_000);
         let segment = Owned::private(header, geometry).unwrap();
         let bell = Arc::new(Bell::new());
-        let gate = Arc::new(Gate::new(slots, geometry.max_message_bytes() + 1, None));
+        let gate = Arc::new(Gate::new(&geometry, None));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut options = ServiceOptions::new(vec![listener]);
@@ -714,7 +714,7 @@ fn options_that_contradict_each_other_are_refused() {
     let error = Service::spawn(
         segment.share(),
         Arc::new(Bell::new()),
-        Arc::new(Gate::new(2, 1, None)),
+        Arc::new(Gate::new(segment.share().geometry(), None)),
         options,
     )
     .unwrap_err();

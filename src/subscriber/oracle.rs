@@ -307,7 +307,8 @@ impl Stage {
         let header = Header::new(&geometry, Incarnation::from_bytes([1; 16]), "queue", 0, 10_000_000_000);
         let owned = Owned::private(header, geometry).unwrap();
         let segment = owned.share();
-        let mut publisher = Publisher::new(owned, Arc::new(Bell::new()));
+        let gate = Arc::new(crate::gate::Gate::new(&geometry, None));
+        let mut publisher = Publisher::new(owned, Arc::new(Bell::new()), gate);
         publisher.skip_to(shape.sequence, shape.position);
         let seat = |on_lap| {
             let subscriber = Subscriber::on(segment.clone(), Join::New).with_on_lap(on_lap);

@@ -70,6 +70,7 @@ fn hello(change: impl FnOnce(&mut Hello)) -> Vec<u8> {
         silence_ms: 60_000,
         connections: 1,
         closed: false,
+        offers: false,
         name: "liar".to_owned(),
     };
     change(&mut hello);
