@@ -90,20 +90,21 @@ impl Acceptor {
             return;
         }
         self.retry_at = None;
+        if self.spare.is_none() && self.listeners.iter().any(|listener| listener.waiting) {
+            // Somebody else in this process was quicker when it was to be taken back.
+            self.spare = open_spare();
+        }
         for listener in &mut self.listeners {
             for _ in 0..BUDGET {
                 if !listener.waiting {
                     break;
                 }
-                match listener.listener.accept() {
-                    Ok((stream, _)) => admit(Arrival::Client(stream)),
+                match take(&listener.listener, &mut self.spare) {
+                    Ok(arrival) => admit(arrival),
                     Err(error) => match Errno::from_io_error(&error) {
                         Some(Errno::AGAIN) => listener.waiting = false,
                         // That client has gone already, or a signal came: the next one.
                         Some(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-                        Some(Errno::MFILE | Errno::NFILE) if turn_one_away(&listener.listener, &mut self.spare) => {
-                            admit(Arrival::TurnedAway);
-                        }
                         _ => {
                             admit(Arrival::Failure);
                             self.retry_at = Some(now + RETRY);
@@ -116,15 +117,21 @@ impl Acceptor {
     }
 }
 
-/// Spends the spare descriptor on telling one client that there is none. Whether it did.
-fn turn_one_away(listener: &TcpListener, spare: &mut Option<File>) -> bool {
-    let Some(held) = spare.take().or_else(open_spare) else {
-        return false;
+/// Takes one client, or spends the spare descriptor on telling it that there is none.
+fn take(listener: &TcpListener, spare: &mut Option<File>) -> io::Result<Arrival> {
+    let error = match listener.accept() {
+        Ok((stream, _)) => return Ok(Arrival::Client(stream)),
+        Err(error) => error,
+    };
+    let short = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+    let Some(held) = spare.take_if(|_| short) else {
+        return Err(error);
     };
     drop(held);
-    let turned_away = listener.accept().map(|(stream, _)| turn_away(stream)).is_ok();
+    // Nobody may be waiting: the kernel looks for a descriptor before it looks for a client.
+    let taken = listener.accept().map(|(stream, _)| turn_away(stream));
     *spare = open_spare();
-    turned_away
+    taken.map(|()| Arrival::TurnedAway)
 }
 
 /// Tells a client that there is no room, and closes. A client that is greeted so has sent nothing yet: what it is told

@@ -3,6 +3,7 @@
 
 mod crowds;
 mod deadlines;
+mod descriptors;
 mod joining;
 mod service;
 mod strangers;
