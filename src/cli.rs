@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{pipe, unregister};
@@ -90,6 +91,16 @@ pub fn start_log(command: &'static str, level: LogLevel) {
         .try_init();
     // A second call changes nothing; the first log stays.
     drop(written);
+}
+
+/// Takes as many descriptors as the system grants: a server needs one for each connection, a client a few for each
+/// server.
+pub fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("cannot raise the limit of open files: {error}");
+    }
 }
 
 /// Shows a text on one line of a terminal, whatever a stranger put into it: control characters become escapes.

@@ -61,6 +61,8 @@ const SLOTS_RANGE: std::ops::RangeInclusive<u64> = 1024..=65_536;
 const INFO_MODE: u32 = 0o644;
 /// How long those who wait for a server to appear are given to come to it.
 const WELCOME: Duration = Duration::from_millis(200);
+/// Clients that may wait to be accepted; the system cuts it to `net.core.somaxconn`, commonly 4096.
+const QUEUE: i32 = 65_535;
 /// How long a dropped server lets its connections read the end of the stream.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -384,7 +386,12 @@ impl Drop for Server {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        // The standard library lets 128 wait to be accepted; of more at once, the rest would hear nothing for a second.
+        rustix::net::listen(&listener, QUEUE)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| StartError::Listen { address, source })
 }
 
 /// The addresses at which the listeners can be reached. One that listens on all addresses of a family is reached at

@@ -17,7 +17,6 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use lapwing::cli::{self, Failure, exit};
-use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::args::Args;
 use crate::output::Style;
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
 fn run() -> Result<u8, Failure> {
     let args = Args::read();
     cli::start_log("client", args.log_level);
-    raise_file_limit();
+    cli::raise_file_limit();
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = Style {
         format: args.format,
@@ -46,14 +45,5 @@ fn run() -> Result<u8, Failure> {
         follow::run(&args, style)
     } else {
         once::run(&args, &style)
-    }
-}
-
-/// Takes as many descriptors as the system grants: every server costs a few.
-fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        log::debug!("cannot raise the limit of open files: {error}");
     }
 }

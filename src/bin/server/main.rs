@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         .and_then(Args::check)
         .unwrap_or_else(|error| error.exit());
     cli::start_log(COMMAND, args.log_level);
+    cli::raise_file_limit();
     exit_code(|| run(&args))
 }
 

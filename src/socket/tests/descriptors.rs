@@ -8,7 +8,7 @@ use mio::Poll as Epoll;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
-use crate::socket::acceptor::{Acceptor, Arrival};
+use crate::socket::acceptor::Acceptor;
 
 /// Says to the copy of a test what it is.
 const COPY: &str = "LAPWING_TEST_FEW_DESCRIPTORS";
