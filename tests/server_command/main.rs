@@ -12,3 +12,5 @@ mod pushers;
 mod names;
 
 mod ways_out;
+
+mod service_death;
