@@ -1,5 +1,5 @@
-//! What a few system calls need that has no safe wrapper: locks that belong to an open file (OFD locks), and the half of
-//! a word that futex(2) looks at.
+//! What a few system calls need that has no safe wrapper: locks that belong to an open file (OFD locks), a bound on what
+//! the kernel holds for a peer that does not read, and the half of a word that futex(2) looks at.
 //!
 //! A server holds an OFD *write* lock on byte 0 of its info file for as long as it lives:
 //!
@@ -77,6 +77,33 @@ fn fcntl_lock(file: impl AsFd, command: i32, lock: &mut libc::flock) -> io::Resu
     // - both callers pass a lock command, whose third argument is a pointer to a `struct flock`; `lock` is one,
     //   initialised, exclusively borrowed, and the kernel keeps no pointer to it.
     let result = unsafe { libc::fcntl(descriptor, command, std::ptr::from_mut(lock)) };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Bounds what the kernel takes of a TCP socket's stream before it can send it (`TCP_NOTSENT_LOWAT`). Without it a peer
+/// that does not read holds as much as the last figure of `net.ipv4.tcp_wmem`, and some hundred such peers hold all that
+/// the system gives to TCP. What is under way to the peer does not count, so the bound costs no throughput.
+///
+/// # Errors
+/// `ENOPROTOOPT` where the kernel has no such bound.
+pub(crate) fn limit_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY:
+    // - `descriptor` is open for the whole call: `socket` is borrowed until the end of this function;
+    // - the option is a number of 32 bits: `bytes` is one, alive for the whole call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            descriptor,
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            std::ptr::from_ref(&bytes).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
     if result == -1 {
         Err(io::Error::last_os_error())
     } else {

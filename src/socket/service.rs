@@ -28,11 +28,14 @@ use crate::bell::{Attendant, Bell};
 use crate::gate::Gate;
 use crate::ring::Reader;
 use crate::segment::Segment;
+use crate::sys::limit_unsent;
 
 const WAKER: Token = Token(0);
 const FIRST_LISTENER: usize = 1;
 /// Events fetched at once; the rest comes with the next turn.
 const EVENTS: usize = 1024;
+/// What the kernel holds for a connection beyond what its peer takes: what a connection sends in one turn.
+const UNSENT_BYTES: u32 = 256 << 10;
 /// How often in a heartbeat all connections are judged by the clock.
 const TICKS_PER_HEARTBEAT: u32 = 4;
 
@@ -295,6 +298,8 @@ impl Service {
     fn greet(&mut self, mut stream: TcpStream, index: usize) -> io::Result<Connection> {
         // The peer may have gone already: then the next read tells.
         let _ = stream.set_nodelay(true);
+        // Without this bound a peer that does not read costs more, and nothing else.
+        let _ = limit_unsent(&stream, UNSENT_BYTES);
         if let Some(bytes) = self.send_buffer_bytes {
             rustix::net::sockopt::set_socket_send_buffer_size(&stream, bytes)?;
         }

@@ -1,6 +1,8 @@
 //! Clients that break the protocol, or leave in the middle of it.
 
 use super::*;
+use crate::socket::chunk::Chunks;
+use crate::socket::connection::{Connection, Deadlines, Hub};
 
 #[test]
 fn garbage_is_answered_with_the_reason_and_counted() {
@@ -88,4 +90,61 @@ fn client_that_closes_its_sending_half_has_left() {
 
     assert_eq!(stranger.hear(), None);
     assert_eq!(host.wait_for(|stats| stats.connections == 0).left, 1);
+}
+
+#[test]
+fn client_that_never_stops_talking_leaves_the_others_their_turn() {
+    let mut hub = hub();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut connection = Connection::new(mio::net::TcpStream::from_std(stream), 1, &mut hub);
+    let mut said = Vec::new();
+    ClientFrame::Subscribe {
+        incarnation: Incarnation::NIL,
+        join: Join::New,
+    }
+    .append_to(&mut said);
+    (0..2000).for_each(|_| ClientFrame::Progress { next: 0 }.append_to(&mut said));
+    client.write_all(&said).unwrap();
+
+    let deadline = Instant::now() + PATIENCE;
+    while rustix::io::ioctl_fionread(&connection.stream).unwrap() < said.len() as u64 {
+        assert!(Instant::now() < deadline, "what was said does not arrive");
+    }
+
+    let mut turns = 1;
+    connection.receive(&mut hub).unwrap();
+    while connection.unread {
+        connection.receive(&mut hub).unwrap();
+        turns += 1;
+    }
+
+    // A turn takes 32 reads of at most 152 bytes.
+    let least = said.len() / (32 * 152);
+    assert!(
+        turns > least,
+        "{} bytes in {turns} turns, not in more than {least}",
+        said.len()
+    );
+}
+
+/// What a service has for its connections.
+fn hub() -> Hub {
+    let geometry = Geometry::new(8, 128, 4096, None).unwrap();
+    let header = Header::new(&geometry, Incarnation::random().unwrap(), "x", 0, 100_000_000);
+    Hub {
+        segment: Owned::private(header, geometry).unwrap().share(),
+        deadlines: Deadlines {
+            subscribe: PATIENCE,
+            heartbeat: PATIENCE,
+            silence: PATIENCE,
+            stall: PATIENCE,
+            linger: PATIENCE,
+        },
+        chunks: Chunks::default(),
+        counters: Arc::default(),
+        now: Instant::now(),
+    }
 }

@@ -141,3 +141,29 @@ fn two_hundred_subscribers_all_get_everything() {
     let stats = host.service.stats();
     assert_eq!((stats.finished, stats.messages, stats.missed), (200, 200 * MESSAGES, 0));
 }
+
+#[test]
+fn peer_that_does_not_read_holds_little_of_the_kernels_memory() {
+    const LEN: usize = 4000;
+    /// Far more than the kernel would hold for it: `net.ipv4.tcp_wmem` and `net.ipv4.tcp_rmem` together.
+    const COUNT: u64 = 20_000;
+    let mut host = Host::with_ring(1024, 8 << 20, None, |_| {});
+    let mut deaf = Stranger::connect(&host);
+    deaf.subscribe(Join::New);
+    assert_eq!(deaf.hear(), Some(Kind::Hello));
+    host.wait_for(|stats| stats.bytes > 0);
+    let mut healthy = host.join(Join::New);
+
+    for sequence in 0..COUNT {
+        host.publish(&[7; LEN]);
+        expect(&mut healthy, sequence, &[7; LEN]);
+    }
+
+    let taken_by_healthy = COUNT * LEN as u64;
+    let held = host.service.stats().bytes - taken_by_healthy;
+    // The frames of the healthy one have headers of 36 bytes. The rest lies in the kernel.
+    assert!(
+        held - COUNT * 36 < 1 << 20,
+        "the kernel holds {held} bytes for a peer that does not read"
+    );
+}
