@@ -36,6 +36,8 @@ const FIRST_LISTENER: usize = 1;
 const EVENTS: usize = 1024;
 /// What the kernel holds for a connection beyond what its peer takes: what a connection sends in one turn.
 const UNSENT_BYTES: u32 = 256 << 10;
+/// Connections that are served between two looks at the segment's heartbeat. A burst for thousands takes seconds.
+const SERVED_PER_BEAT: usize = 16;
 /// How often in a heartbeat all connections are judged by the clock.
 const TICKS_PER_HEARTBEAT: u32 = 4;
 
@@ -59,6 +61,8 @@ pub(crate) struct Service {
     /// Somebody could go on sending at once.
     busy: bool,
     next_tick: Instant,
+    /// Connections served since the segment was last attended to.
+    served: usize,
     shared: Arc<Shared>,
 }
 
@@ -105,6 +109,7 @@ impl Service {
             awaited: None,
             busy: false,
             next_tick: now,
+            served: 0,
             shared: shared.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -220,6 +225,11 @@ impl Service {
                 }
             }
             Err(gone) => self.remove(index, gone),
+        }
+        self.served += 1;
+        if self.served == SERVED_PER_BEAT {
+            self.served = 0;
+            self.attendant.turn(Instant::now());
         }
     }
 
