@@ -1,7 +1,9 @@
 //! Peers that do nothing wrong, and are only many.
 
-use std::net::TcpStream;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use lapwing::{Incarnation, Join};
 use rustix::process::Signal;
@@ -55,20 +57,36 @@ impl Drop for Stopped<'_> {
     }
 }
 
+/// Clients that come at once.
+const MANY: usize = 512;
+
+/// Connects to a listener that accepts nobody. One for whom there is no place in the line waits in vain.
+fn wait_in_line(address: SocketAddr, count: usize, patience: Duration) -> io::Result<Vec<TcpStream>> {
+    (0..count)
+        .map(|_| TcpStream::connect_timeout(&address, patience))
+        .collect()
+}
+
+#[test]
+fn line_of_the_standard_library_is_too_short_for_many() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+
+    let waited = wait_in_line(listener.local_addr().unwrap(), MANY, Duration::from_millis(300));
+
+    assert!(waited.is_err(), "then the server need not ask for a longer one");
+}
+
 #[test]
 fn clients_that_come_while_the_server_is_busy_wait_in_line() {
     let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-    let count = most.trim().parse().unwrap_or(0_usize).min(512);
+    let count = most.trim().parse().unwrap_or(0).min(MANY);
     let directory = tempfile::tempdir().unwrap();
     let server = start(directory.path(), &[]);
     let address = server.info().socket.unwrap().addresses[0];
 
     let stopped = Stopped(&server);
     server.signal(Signal::STOP);
-    // One for whom there is no place in the line would wait in vain.
-    let waiting: Vec<_> = (0..count)
-        .map(|_| TcpStream::connect_timeout(&address, WATCHDOG / 6).unwrap())
-        .collect();
+    let waiting = wait_in_line(address, count, WATCHDOG / 6).unwrap();
     drop(stopped);
 
     let newcomer = join(&[address], Incarnation::NIL, Join::New);

@@ -212,3 +212,34 @@ fn follow_socket(mut subscriber: RemoteSubscriber, progress: &Progress) -> u64 {
         }
     }
 }
+
+/// A message of the stream, given to the check after `spoil` was done to it.
+fn check_spoiled(spoil: impl FnOnce(&mut u64, &mut Vec<u8>)) {
+    let (mut sequence, mut bytes) = (8, Vec::new());
+    payload(sequence, &mut bytes);
+    spoil(&mut sequence, &mut bytes);
+    check(0, 8, sequence, sequence, &bytes, &Progress::default());
+}
+
+#[test]
+fn message_as_it_was_published_passes_the_check() {
+    check_spoiled(|_, _| ());
+}
+
+#[test]
+#[should_panic(expected = "follower 0")]
+fn missing_message_is_noticed() {
+    check_spoiled(|sequence, _| *sequence += 1);
+}
+
+#[test]
+#[should_panic(expected = "message 8")]
+fn changed_byte_is_noticed() {
+    check_spoiled(|_, bytes| *bytes.last_mut().unwrap() ^= 1);
+}
+
+#[test]
+#[should_panic(expected = "message 8")]
+fn lost_byte_is_noticed() {
+    check_spoiled(|_, bytes| bytes.truncate(bytes.len() - 1));
+}

@@ -62,6 +62,22 @@ fn client_without_heartbeats_is_told_so_and_dropped() {
 }
 
 #[test]
+fn client_that_was_refused_and_does_not_close_is_dropped() {
+    let host = Host::new(|options| {
+        options.linger = Duration::from_millis(50);
+        options.heartbeat = Duration::from_millis(20);
+    });
+    let mut stranger = Stranger::connect(&host);
+    stranger.stream.write_all(&[0xff; HEADER_BYTES]).unwrap();
+
+    let (code, _) = stranger.rejection();
+    let stats = host.wait_for(|stats| stats.connections == 0);
+
+    assert_eq!((code, stats.rejected_protocol), (RejectCode::Protocol, 1));
+    drop(stranger);
+}
+
+#[test]
 fn idle_subscriber_lives_on_heartbeats_alone() {
     let mut host = Host::new(|options| {
         options.heartbeat = Duration::from_millis(20);
