@@ -141,7 +141,9 @@ impl Stranger {
 
     /// Reads on to the REJECT and the close behind it.
     fn rejection(&mut self) -> (RejectCode, String) {
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "no REJECT comes");
             let kind = self.hear().expect("a REJECT before the close");
             let frame = self.decoder.server_frame().unwrap().unwrap();
             if kind == Kind::Reject {
