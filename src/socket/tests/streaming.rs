@@ -77,7 +77,9 @@ fn peer_that_does_not_read_is_lapped_and_costs_a_healthy_one_nothing() {
     const COUNT: u64 = 60_000;
     const LEN: usize = 1000;
     let mut host = Host::with_ring(1024, 2 << 20, None, |options| {
-        options.send_buffer_bytes = Some(64 << 10)
+        options.send_buffer_bytes = Some(64 << 10);
+        // The slow one says nothing for as long as the healthy one takes.
+        options.silence_deadline = Duration::from_secs(100);
     });
     let mut slow = host.join(Join::New);
     let mut healthy = host.join(Join::New);
@@ -147,7 +149,10 @@ fn peer_that_does_not_read_holds_little_of_the_kernels_memory() {
     const LEN: usize = 4000;
     /// Far more than the kernel would hold for it: `net.ipv4.tcp_wmem` and `net.ipv4.tcp_rmem` together.
     const COUNT: u64 = 20_000;
-    let mut host = Host::with_ring(1024, 8 << 20, None, |_| {});
+    let mut host = Host::with_ring(1024, 8 << 20, None, |options| {
+        options.silence_deadline = Duration::from_secs(100);
+        options.stall_deadline = Duration::from_secs(100);
+    });
     let mut deaf = Stranger::connect(&host);
     deaf.subscribe(Join::New);
     assert_eq!(deaf.hear(), Some(Kind::Hello));
