@@ -8,6 +8,8 @@
 //! A message's payload is lent from where it was received. The buffer grows to the longest frame that may come,
 //! and only as its bytes really arrive: a claimed length alone allocates nothing.
 
+use std::ops::Range;
+
 use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Kind, MAX_CLIENT_BODY_BYTES};
 use super::frame::{MAX_GREETING_BODY_BYTES, MESSAGE_FIELD_BYTES, ServerFrame};
 use super::wire::{Header, Message, verify};
@@ -136,10 +138,11 @@ impl Decoder {
     /// As [`front`](Self::front), and when a field has an impossible value.
     #[inline]
     pub fn server_frame(&mut self) -> Result<Option<ServerFrame<'_>>, FrameError> {
-        match self.take()? {
-            Some((kind, body)) => ServerFrame::parse(kind, body).map(Some),
-            None => Ok(None),
-        }
+        let Some(Taken { kind, at, body }) = self.take()? else {
+            return Ok(None);
+        };
+        let frame = ServerFrame::parse(kind, &self.bytes[body]).map(Some);
+        frame.inspect_err(|_| self.start = at)
     }
 
     /// Takes the frame at the front of what a client sent, or nothing if it is not complete.
@@ -147,32 +150,50 @@ impl Decoder {
     /// # Errors
     /// As [`front`](Self::front), and when a field has an impossible value.
     pub fn client_frame(&mut self) -> Result<Option<ClientFrame>, FrameError> {
-        match self.take()? {
-            Some((kind, body)) => ClientFrame::parse(kind, body).map(Some),
-            None => Ok(None),
-        }
+        let Some(Taken { kind, at, body }) = self.take()? else {
+            return Ok(None);
+        };
+        let frame = ClientFrame::parse(kind, &self.bytes[body]).map(Some);
+        frame.inspect_err(|_| self.start = at)
     }
 
     /// Takes the message at the front, or nothing if no whole frame is there. To be called when that is a message.
     #[inline]
     pub(super) fn message(&mut self) -> Result<Option<Message<'_>>, FrameError> {
         match self.take()? {
-            Some((Kind::Message, body)) => Message::parse(body).map(Some),
-            Some((other, _)) => Err(FrameError::UnknownKind(other as u8)),
+            Some(Taken {
+                kind: Kind::Message,
+                body,
+                ..
+            }) => Message::parse(&self.bytes[body]).map(Some),
+            Some(Taken { kind, .. }) => Err(FrameError::UnknownKind(kind as u8)),
             None => Ok(None),
         }
     }
 
+    /// Takes the frame at the front. One whose fields turn out to be impossible is to be put back, by its `at`.
     #[inline]
-    fn take(&mut self) -> Result<Option<(Kind, &[u8])>, FrameError> {
+    fn take(&mut self) -> Result<Option<Taken>, FrameError> {
         self.front()?;
         let Some(header) = self.front.take() else {
             return Ok(None);
         };
-        let body = self.start + HEADER_BYTES;
-        self.start = body + header.body_bytes;
-        Ok(Some((header.kind, &self.bytes[body..self.start])))
+        let at = self.start;
+        let body = at + HEADER_BYTES..at + HEADER_BYTES + header.body_bytes;
+        self.start = body.end;
+        Ok(Some(Taken {
+            kind: header.kind,
+            at,
+            body,
+        }))
     }
+}
+
+/// A frame that was taken: where it begins in the buffer, and where its body lies.
+struct Taken {
+    kind: Kind,
+    at: usize,
+    body: Range<usize>,
 }
 
 #[cfg(test)]
@@ -397,6 +418,28 @@ mod tests {
 
         assert_eq!(decoder.server_frame(), Ok(None));
         assert!(decoder.space().len() < 4096);
+    }
+
+    #[test]
+    fn nothing_is_read_behind_a_frame_with_an_impossible_field() {
+        let impossible = ServerFrame::Gap { first: 7, missed: 0 };
+        let mut of_server = server_decoder();
+        of_server.push(&bytes_of(&[impossible, ServerFrame::Heartbeat { head: 8 }]));
+        // The code of a place to join that there is not.
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes[8] = Kind::Subscribe as u8;
+        bytes.extend_from_slice(&[1, 0, 9]);
+        bytes.resize(HEADER_BYTES + 32, 0);
+        crate::socket::wire::finish(&mut bytes, 0);
+        ClientFrame::Progress { next: 8 }.append_to(&mut bytes);
+        let mut of_client = Decoder::of_client();
+        of_client.push(&bytes);
+
+        for _ in 0..3 {
+            let refused = FrameError::Field("number of missed messages");
+            assert_eq!(of_server.server_frame(), Err(refused));
+            assert_eq!(of_client.client_frame(), Err(FrameError::Field("place to join")));
+        }
     }
 
     #[test]
