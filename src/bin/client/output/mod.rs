@@ -55,17 +55,19 @@ impl Style {
     }
 }
 
-/// The first bytes of `payload` to show. If all of it is text, it is not cut inside a character.
+/// The first bytes of `payload` to show: as many as there may be, but no character of text is cut.
 pub(crate) fn shown(payload: &[u8], truncate: Option<usize>) -> &[u8] {
     let Some(limit) = truncate.filter(|&limit| limit < payload.len()) else {
         return payload;
     };
     // A character has at most 4 bytes, so its first is at most 3 before the cut.
     let is_start = |at: &usize| payload[*at] & 0xc0 != 0x80;
-    let boundary = (limit.saturating_sub(3)..=limit).rev().find(is_start).unwrap_or(limit);
-    match str::from_utf8(&payload[..boundary]) {
-        Ok(_) => &payload[..boundary],
-        Err(_) => &payload[..limit],
+    let start = (limit.saturating_sub(3)..limit).rev().find(is_start).unwrap_or(limit);
+    let chunk = payload[start..payload.len().min(start + 4)].utf8_chunks().next();
+    let character = chunk.and_then(|chunk| chunk.valid().chars().next());
+    match character {
+        Some(character) if start + character.len_utf8() > limit => &payload[..start],
+        _ => &payload[..limit],
     }
 }
 
@@ -89,5 +91,7 @@ mod tests {
     fn bytes_that_are_no_text_are_cut_where_asked() {
         assert_eq!(shown(&[0xff; 10], Some(4)).len(), 4);
         assert_eq!(shown(&[0x80; 10], Some(4)).len(), 4);
+        assert_eq!(shown(b"a\x80b\xff", Some(1)), b"a");
+        assert_eq!(shown(b"\xffabc", Some(2)), b"\xffa");
     }
 }
