@@ -416,7 +416,12 @@ impl Connection {
                     self.reject(RejectCode::Silent, "no PROGRESS in time", hub);
                 }
             }
-            Stage::Streaming if self.sending.is_none() && hub.now.duration_since(self.moved) >= deadlines.heartbeat => {
+            // Not before the START that is queued.
+            Stage::Streaming
+                if self.sending.is_none()
+                    && self.queued.is_none()
+                    && hub.now.duration_since(self.moved) >= deadlines.heartbeat =>
+            {
                 let head = ring::head(hub.segment.words()).next;
                 let heartbeat = hub.chunks.of_frame(&ServerFrame::Heartbeat { head });
                 self.begin(heartbeat, hub.now);

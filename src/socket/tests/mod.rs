@@ -8,6 +8,7 @@ mod joining;
 mod service;
 mod strangers;
 mod streaming;
+mod turns;
 mod vandal;
 
 use std::io::{BufRead, Read, Write};
