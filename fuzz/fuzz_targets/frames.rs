@@ -1,61 +1,83 @@
-//! The frames on TCP, both directions: however the bytes are split, the same frames come out, and what comes out has
-//! the bytes that went in.
+//! The frames on TCP, both directions: however the bytes are split and whenever frames are asked for, the same frames
+//! come out, and what comes out has the bytes that went in.
 //!
-//! Input: one byte of flags (1: sent by a client, 2: give the frames checksums that fit), one for the length of the
-//! pieces, then the stream.
+//! Input: one byte of flags (1: sent by a client, 2: give the frames checksums that fit), one with the number of cuts, the
+//! cuts (6 bits: the length of a piece; 128: frames are asked for behind it), then the stream.
 #![no_main]
 
 use lapwing::socket::Decoder;
-use lapwing::socket::frame::{HEADER_BYTES, ServerFrame};
+use lapwing::socket::frame::{FrameError, HEADER_BYTES, ServerFrame};
 use libfuzzer_sys::fuzz_target;
 
 /// The bytes of all frames that were decoded, and the error that ended it.
 #[derive(Debug, PartialEq, Eq)]
 struct Decoded {
     bytes: Vec<u8>,
-    error: Option<String>,
+    error: Option<FrameError>,
 }
 
-fn decode(stream: &[u8], from_client: bool, piece: usize) -> Decoded {
+/// Takes the frame at the front and appends its bytes to `bytes`. Whether there was one.
+fn take(decoder: &mut Decoder, from_client: bool, bytes: &mut Vec<u8>) -> Result<bool, FrameError> {
+    let at_front = decoder.front();
+    let mut longest = None;
+    let taken = if from_client {
+        decoder
+            .client_frame()
+            .map(|frame| frame.map(|frame| frame.append_to(bytes)))
+    } else {
+        decoder.server_frame().map(|frame| {
+            frame.map(|frame| {
+                if let ServerFrame::Hello(hello) = &frame {
+                    longest = Some(hello.max_message_bytes);
+                }
+                frame.append_to(bytes);
+            })
+        })
+    };
+    longest.inspect(|&longest| decoder.allow_messages(longest));
+    match at_front {
+        Ok(kind) => assert!(kind.is_some() || taken == Ok(None)),
+        Err(error) => assert_eq!(taken, Err(error)),
+    }
+    taken.map(|frame| frame.is_some())
+}
+
+fn decode(mut stream: &[u8], from_client: bool, cuts: &[u8]) -> Decoded {
     let mut decoder = if from_client {
         Decoder::of_client()
     } else {
         Decoder::of_server(0)
     };
     let mut bytes = Vec::new();
-    for (count, piece) in stream.chunks(piece).enumerate() {
+    let mut cuts = cuts.iter();
+    while !stream.is_empty() {
+        // Without a cut, the rest at once.
+        let (len, asks) = cuts
+            .next()
+            .map_or((usize::MAX, true), |&cut| (usize::from(cut & 63) + 1, cut & 128 != 0));
+        let (piece, rest) = stream.split_at(len.min(stream.len()));
         decoder.push(piece);
-        loop {
-            let outcome = if from_client {
-                decoder
-                    .client_frame()
-                    .map(|frame| frame.map(|frame| frame.append_to(&mut bytes)))
-            } else {
-                let mut longest = None;
-                let outcome = decoder.server_frame().map(|frame| {
-                    frame.map(|frame| {
-                        if let ServerFrame::Hello(hello) = &frame {
-                            longest = Some(hello.max_message_bytes);
-                        }
-                        frame.append_to(&mut bytes);
-                    })
-                });
-                longest.inspect(|&longest| decoder.allow_messages(longest));
-                outcome
-            };
-            match outcome {
-                Ok(Some(())) => {}
-                Ok(None) => break,
+        stream = rest;
+        while asks || stream.is_empty() {
+            match take(&mut decoder, from_client, &mut bytes) {
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(error) => {
+                    // Nothing is read behind an error, whatever comes.
+                    decoder.push(rest);
+                    for _ in 0..2 {
+                        assert_eq!(take(&mut decoder, from_client, &mut bytes), Err(error));
+                    }
                     return Decoded {
                         bytes,
-                        error: Some(error.to_string()),
+                        error: Some(error),
                     };
                 }
             }
         }
         // What was only announced takes no room.
-        assert!(decoder.space().len() <= 2 * (count + 1) * piece.len() + 4096);
+        let room = decoder.space().len();
+        assert!(room > 0 && room <= 2 * (piece.len() + cuts.len() * 64) + 2 * bytes.len() + 4096);
     }
     Decoded { bytes, error: None }
 }
@@ -74,17 +96,18 @@ fn mend(mut stream: &mut [u8]) {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&[flags, piece], stream)) = input.split_first_chunk() else {
+    let Some((&[flags, count], rest)) = input.split_first_chunk() else {
         return;
     };
+    let (cuts, stream) = rest.split_at(usize::from(count).min(rest.len()));
     let mut stream = stream.to_vec();
     if flags & 2 != 0 {
         mend(&mut stream);
     }
     let from_client = flags & 1 != 0;
 
-    let whole = decode(&stream, from_client, stream.len().max(1));
-    let split = decode(&stream, from_client, usize::from(piece) + 1);
+    let whole = decode(&stream, from_client, &[]);
+    let split = decode(&stream, from_client, cuts);
 
     assert!(stream.starts_with(&whole.bytes), "re-encoded to other bytes");
     assert_eq!(whole, split);

@@ -1,7 +1,7 @@
 //! The header of a segment: any bytes give a header that holds together, or an error.
 #![no_main]
 
-use lapwing::layout::Header;
+use lapwing::layout::{Header, MAX_MESSAGE_BYTES, MAX_NAME_BYTES};
 use libfuzzer_sys::fuzz_target;
 
 const CHECKSUM_AT: usize = 252;
@@ -18,12 +18,20 @@ fn check(bytes: &[u8]) {
         geometry.arena_bytes() as u64,
     );
     assert!(slots.is_power_of_two() && slot_bytes.is_power_of_two() && arena.is_power_of_two());
-    assert_eq!(
-        geometry.segment_bytes() as u64,
-        4096 + (slots * slot_bytes).next_multiple_of(4096) + arena
-    );
-    assert!(geometry.max_message_bytes() <= geometry.arena_bytes().max(geometry.inline_bytes()));
-    assert!(geometry.max_message_bytes() > 0 && header.name().len() <= 64);
+    // Header page, slots and arena lie behind one another and end where the segment does.
+    let slots_bytes = slots.checked_mul(slot_bytes).expect("slots that can be addressed");
+    let arena_at = slots_bytes
+        .checked_next_multiple_of(4096)
+        .and_then(|bytes| bytes.checked_add(4096));
+    let end = arena_at.and_then(|at| at.checked_add(arena));
+    assert_eq!(end, Some(geometry.segment_bytes() as u64));
+    let stated = bytes[48..56].try_into().map(u64::from_ne_bytes);
+    assert_eq!(stated.ok(), end, "docs/memory-layout.md has the segment's bytes there");
+    let longest = geometry.max_message_bytes();
+    assert!(longest > 0 && longest as u64 <= MAX_MESSAGE_BYTES);
+    assert!(longest <= geometry.arena_bytes().max(geometry.inline_bytes()));
+    assert_eq!(geometry.inline_bytes() + 32, geometry.slot_bytes());
+    assert!(header.name().len() <= MAX_NAME_BYTES);
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -7,10 +7,31 @@
 use super::*;
 
 /// Orders, to be taken byte by byte. Zeros follow the last.
-struct Orders<'a>(&'a [u8]);
+#[derive(Debug)]
+pub struct Orders<'a>(&'a [u8]);
 
-impl Orders<'_> {
-    fn byte(&mut self) -> u8 {
+impl<'a> Orders<'a> {
+    /// Orders that nothing was taken of.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether all were taken.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next so many bytes, or as many as there are.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// The next byte.
+    pub fn byte(&mut self) -> u8 {
         let Some((&first, rest)) = self.0.split_first() else {
             return 0;
         };
@@ -18,11 +39,13 @@ impl Orders<'_> {
         first
     }
 
-    fn u16(&mut self) -> u16 {
+    /// The next two bytes.
+    pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
-    fn u64(&mut self) -> u64 {
+    /// The next eight bytes.
+    pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 }
@@ -33,13 +56,15 @@ struct Writers<'m> {
     writer: Writer,
     /// The length of every message, by sequence.
     lens: Vec<usize>,
+    /// One more than the newest message that was begun.
+    opened: u64,
     has_ended: bool,
     /// The vandal was here.
     is_spoilt: bool,
 }
 
 /// The payload of message `sequence`.
-fn payload(sequence: u64, len: usize) -> Vec<u8> {
+pub(crate) fn payload(sequence: u64, len: usize) -> Vec<u8> {
     (0..len).map(|i| (sequence as usize * 31 + i) as u8).collect()
 }
 
@@ -49,9 +74,10 @@ impl Writers<'_> {
         match order % 8 {
             0 | 1 => self.publish(usize::from(orders.byte()) % (longest + 1)),
             2 => self.publish(usize::from(orders.u16()) % (longest + 1)),
-            3 => (0..orders.byte() % 32).for_each(|_| self.publish(8)),
+            3 => (0..orders.byte() % 32).for_each(|_| self.publish(8.min(longest))),
             4 if !self.has_ended => {
                 // Begun and given up.
+                self.opened = self.writer.next() + 1;
                 self.writer
                     .begin(self.memory, usize::from(orders.u16()) % (longest + 1));
             }
@@ -64,6 +90,7 @@ impl Writers<'_> {
     fn publish(&mut self, len: usize) {
         if !self.has_ended {
             let sequence = self.writer.next();
+            self.opened = sequence + 1;
             self.lens.push(len);
             self.writer
                 .publish(self.memory, &payload(sequence, len), sequence, !sequence);
@@ -72,6 +99,8 @@ impl Writers<'_> {
 
     fn end(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {
+            // The end takes the slot of the message that will never come.
+            self.opened = self.writer.next() + 1;
             self.writer.close(self.memory);
         }
     }
@@ -90,7 +119,7 @@ impl Writers<'_> {
         let value = match orders.byte() % 6 {
             0 => orders.u64(),
             1 => self.writer.next().wrapping_add(near) << 2 | u64::from(orders.byte() & 3),
-            2 => LARGE | near * 64,
+            2 => LARGE | (near * 64),
             3 => near,
             4 => u64::MAX - near,
             _ => self.memory[word].load(Ordering::Relaxed) ^ 1 << (near % 64),
@@ -104,18 +133,17 @@ fn poll(reader: &mut Reader, writers: &mut Writers<'_>, orders: &mut Orders<'_>)
     let wanted = reader.cursor();
     let memory = writers.memory;
     let outcome = reader.poll(Words::new(memory), |view| {
-        let mut bytes = Vec::new();
-        view.append_to(&mut bytes);
+        let before = view.to_vec();
         let offset = usize::from(orders.byte());
         assert_eq!(view.read::<[u8; 11]>(offset).is_some(), offset + 11 <= view.len());
-        assert_eq!((bytes.len(), view.words().len()), (view.len(), words_for(view.len())));
+        assert_eq!((before.len(), view.words().len()), (view.len(), words_for(view.len())));
         let order = orders.byte();
         writers.carry_out(order, orders);
-        bytes
+        [before, view.to_vec()]
     });
     let moved_to = match &outcome {
         Poll::Message(received) => {
-            assert_eq!((received.sequence, received.len), (wanted, received.value.len()));
+            assert_eq!((received.sequence, received.len), (wanted, received.value[0].len()));
             wanted + 1
         }
         Poll::Lapped { first, missed } => {
@@ -131,15 +159,32 @@ fn poll(reader: &mut Reader, writers: &mut Writers<'_>, orders: &mut Orders<'_>)
 }
 
 /// Checks what only an honest publisher's stream promises.
-fn check_unspoilt(wanted: u64, outcome: &Poll<Vec<u8>>, writers: &Writers<'_>) {
+fn check_unspoilt(wanted: u64, outcome: &Poll<[Vec<u8>; 2]>, writers: &Writers<'_>) {
     let head = writers.writer.next();
     match outcome {
         Poll::Message(received) => {
             assert!(wanted < head);
             assert_eq!((received.timestamp_ns, received.tag), (wanted, !wanted));
-            assert_eq!(received.value, payload(wanted, writers.lens[wanted as usize]));
+            // Also what was read after others had their turn.
+            let payload = payload(wanted, writers.lens[wanted as usize]);
+            assert!(received.value.iter().all(|bytes| *bytes == payload));
         }
-        Poll::Lapped { missed, .. } => assert!(wanted + missed <= head.max(wanted + 1)),
+        Poll::Lapped { missed, .. } => {
+            assert!(wanted + missed <= head.max(wanted + 1));
+            // It is gone: its slot was opened again, or the arena was used by a newer one.
+            let is_inline = writers.lens[wanted as usize] <= writers.writer.geometry().inline_bytes();
+            let last = wanted
+                + if is_inline {
+                    writers.writer.geometry().slot_count()
+                } else {
+                    1
+                };
+            assert!(
+                writers.opened > last,
+                "{wanted} is not gone: {} were begun",
+                writers.opened
+            );
+        }
         Poll::Empty => assert!(wanted >= head),
         Poll::Ended => assert!(writers.has_ended && wanted == head),
         Poll::Dead | Poll::Corrupt { .. } => panic!("{outcome:?} of an honest publisher"),
@@ -148,25 +193,30 @@ fn check_unspoilt(wanted: u64, outcome: &Poll<Vec<u8>>, writers: &Writers<'_>) {
 
 /// Carries `orders` out on a new ring, and panics if anything comes of it that must not.
 pub fn obey(orders: &[u8]) {
-    let mut orders = Orders(orders);
+    let mut orders = Orders::new(orders);
     let shape = orders.byte();
-    let (slot_count, slot_bytes) = (2 << (shape & 3), 64 << (shape >> 2 & 1));
-    let longest = (shape & 8 != 0).then_some(4096);
-    let geometry = Geometry::new(slot_count, slot_bytes, 4096, longest).expect("sizes that a ring may have");
+    let (slot_count, slot_bytes, arena_bytes) = (2 << (shape & 3), 64 << (shape >> 2 & 1), 4096 << (shape >> 4 & 1));
+    let longest = match shape >> 5 {
+        0..=4 => (shape & 8 != 0).then_some(arena_bytes),
+        // Any length, down to one byte.
+        _ => Some(1 + u64::from(orders.u16()) % arena_bytes),
+    };
+    let geometry = Geometry::new(slot_count, slot_bytes, arena_bytes, longest).expect("sizes that a ring may have");
     let words = geometry.segment_bytes() / WORD_BYTES;
     let memory: Vec<AtomicU64> = (0..words).map(|_| AtomicU64::new(0)).collect();
     let mut writers = Writers {
         memory: &memory,
         writer: Writer::new(geometry),
         lens: Vec::new(),
+        opened: 0,
         has_ended: false,
         is_spoilt: false,
     };
     let mut reader = Reader::new(geometry, 0);
-    while !orders.0.is_empty() {
+    while !orders.is_empty() {
         let order = orders.byte();
         match order & 3 {
-            0 => writers.carry_out(order >> 2 | order << 6, &mut orders),
+            0 => writers.carry_out(order.rotate_right(2), &mut orders),
             1 | 2 => poll(&mut reader, &mut writers, &mut orders),
             _ if order & 4 == 0 => {
                 let start = oldest(&geometry, Words::new(&memory), 0);

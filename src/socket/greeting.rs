@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// A connection on which the server is not believed yet.
 #[derive(Debug)]
-struct Greeting {
+pub(super) struct Greeting {
     stream: TcpStream,
     address: SocketAddr,
     decoder: Decoder,
@@ -64,66 +64,7 @@ pub(crate) struct Request {
 
 /// Connects to `address` and agrees with the server there on where delivery starts, all before `deadline`.
 fn agree(address: SocketAddr, request: Request, deadline: Instant) -> Result<Agreed, RemoteError> {
-    let Request {
-        expected,
-        meant,
-        join,
-        delivery,
-    } = request;
-    let mut greeting = Greeting::connect(address, deadline)?;
-    let hello = match greeting.next_frame()? {
-        ServerFrame::Hello(hello) => hello,
-        other => return Err(refusal(other)),
-    };
-    let found = hello.incarnation;
-    if expected != Incarnation::NIL && expected != found {
-        return Err(RemoteError::Incarnation { expected, found });
-    }
-    let offer = match hello.offers {
-        false => None,
-        true => match greeting.next_frame()? {
-            ServerFrame::Offer(offer) => Some(offer),
-            other => return Err(refusal(other)),
-        },
-    };
-    if delivery != Delivery::Lossy && offer.is_none() {
-        return Err(RemoteError::NotLossless);
-    }
-    let mut subscribe = Vec::new();
-    request.first_frame().append_to(&mut subscribe);
-    // A socket that has sent nothing yet has room for it.
-    greeting.stream.write_all(&subscribe).map_err(RemoteError::Io)?;
-    greeting.decoder.allow_messages(hello.max_message_bytes);
-    let (first, missed, lease) = match (greeting.next_frame()?, delivery) {
-        (ServerFrame::Start { first, missed }, Delivery::Lossy | Delivery::Lossless) if first <= MAX_SEQUENCE => {
-            (first, missed, None)
-        }
-        (
-            ServerFrame::Lease {
-                first,
-                missed,
-                live,
-                control,
-            },
-            Delivery::Leased,
-        ) if first <= MAX_SEQUENCE => (first, missed, Some((live, control))),
-        (other, _) => return Err(refusal(other)),
-    };
-    if let Join::Sequence(wanted) = join
-        && meant == found
-        && first.saturating_sub(missed) != wanted.min(MAX_SEQUENCE)
-    {
-        return Err(RemoteError::Protocol("a start elsewhere than was asked for"));
-    }
-    Ok(Agreed {
-        stream: greeting.stream,
-        decoder: greeting.decoder,
-        hello,
-        offer,
-        first,
-        missed,
-        lease,
-    })
+    Greeting::connect(address, deadline)?.agree(request)
 }
 
 /// Agrees with the first of `addresses` that it can be done with. Each gets its share of the time that is left.
@@ -179,11 +120,79 @@ impl Greeting {
         })?;
         stream.set_nodelay(true).map_err(RemoteError::Io)?;
         stream.set_nonblocking(true).map_err(RemoteError::Io)?;
-        Ok(Self {
+        Ok(Self::on(stream, address, deadline))
+    }
+
+    /// Begins on a connection that does not block.
+    pub(super) fn on(stream: TcpStream, address: SocketAddr, deadline: Instant) -> Self {
+        Self {
             stream,
             address,
             decoder: Decoder::of_server(BUFFER_BYTES),
             deadline,
+        }
+    }
+
+    /// Agrees with the server on where delivery starts.
+    pub(super) fn agree(mut self, request: Request) -> Result<Agreed, RemoteError> {
+        let Request {
+            expected,
+            meant,
+            join,
+            delivery,
+        } = request;
+        let hello = match self.next_frame()? {
+            ServerFrame::Hello(hello) => hello,
+            other => return Err(refusal(other)),
+        };
+        let found = hello.incarnation;
+        if expected != Incarnation::NIL && expected != found {
+            return Err(RemoteError::Incarnation { expected, found });
+        }
+        let offer = match hello.offers {
+            false => None,
+            true => match self.next_frame()? {
+                ServerFrame::Offer(offer) => Some(offer),
+                other => return Err(refusal(other)),
+            },
+        };
+        if delivery != Delivery::Lossy && offer.is_none() {
+            return Err(RemoteError::NotLossless);
+        }
+        let mut subscribe = Vec::new();
+        request.first_frame().append_to(&mut subscribe);
+        // A socket that has sent nothing yet has room for it.
+        self.stream.write_all(&subscribe).map_err(RemoteError::Io)?;
+        self.decoder.allow_messages(hello.max_message_bytes);
+        let (first, missed, lease) = match (self.next_frame()?, delivery) {
+            (ServerFrame::Start { first, missed }, Delivery::Lossy | Delivery::Lossless) if first <= MAX_SEQUENCE => {
+                (first, missed, None)
+            }
+            (
+                ServerFrame::Lease {
+                    first,
+                    missed,
+                    live,
+                    control,
+                },
+                Delivery::Leased,
+            ) if first <= MAX_SEQUENCE => (first, missed, Some((live, control))),
+            (other, _) => return Err(refusal(other)),
+        };
+        if let Join::Sequence(wanted) = join
+            && meant == found
+            && first.saturating_sub(missed) != wanted.min(MAX_SEQUENCE)
+        {
+            return Err(RemoteError::Protocol("a start elsewhere than was asked for"));
+        }
+        Ok(Agreed {
+            stream: self.stream,
+            decoder: self.decoder,
+            hello,
+            offer,
+            first,
+            missed,
+            lease,
         })
     }
 

@@ -39,6 +39,10 @@ mod handle;
 
 mod service;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod tests;
 

@@ -142,7 +142,7 @@ impl RemoteSubscriber {
         Ok(Self::new(address, request.delivery, agreed))
     }
 
-    fn new(address: SocketAddr, delivery: Delivery, agreed: Agreed) -> Self {
+    pub(super) fn new(address: SocketAddr, delivery: Delivery, agreed: Agreed) -> Self {
         let Agreed {
             stream,
             decoder,

@@ -1,5 +1,6 @@
 //! The command line: what each option means, and which go together.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -141,11 +142,16 @@ pub(crate) enum Trusted {
 impl Args {
     /// Reads the command line; ends the process if it makes no sense, or only asked for help.
     pub(crate) fn read() -> Self {
-        let args = Self::parse();
-        if let Err(advice) = args.check() {
-            Self::command().error(ErrorKind::ArgumentConflict, advice).exit();
+        Self::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Understands a command line, the name of the program first.
+    pub(crate) fn of(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let args = Self::try_parse_from(line)?;
+        match args.check() {
+            Ok(()) => Ok(args),
+            Err(advice) => Err(Self::command().error(ErrorKind::ArgumentConflict, advice)),
         }
-        args
     }
 
     /// Refuses what contradicts itself, and says what to do instead.
@@ -268,8 +274,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Args, String> {
-        let args = Args::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
-        args.check().map(|()| args)
+        Args::of(line.split(' ')).map_err(|error| error.to_string())
     }
 
     #[test]
