@@ -136,6 +136,7 @@ fn hub() -> Hub {
     let header = Header::new(&geometry, Incarnation::random().unwrap(), "x", 0, 100_000_000);
     Hub {
         segment: Owned::private(header, geometry).unwrap().share(),
+        gate: Arc::new(Gate::new(&geometry, None)),
         deadlines: Deadlines {
             subscribe: PATIENCE,
             heartbeat: PATIENCE,
