@@ -91,6 +91,8 @@ impl Account {
 pub enum Report {
     /// The publisher is announced as this life.
     Announced(String),
+    /// A reader looks for the server, and why it has not found it.
+    Searching(String),
     /// How far a reader is, now and then and at the end of each life of the server.
     Account(Account),
     /// What a reader holds once it has left a server that ended its stream.

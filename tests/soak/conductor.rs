@@ -1,5 +1,6 @@
 //! The conducting process: starts the others, gives them a hard time, and judges what they say.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -100,6 +101,8 @@ struct Conductor<'a> {
     publisher: Option<Member>,
     announced: Option<String>,
     published: Option<Report>,
+    /// Why readers have not found the server, where they said so.
+    searching: HashMap<u32, String>,
     score: Score,
     holdings: Holdings,
     turns: usize,
@@ -117,6 +120,7 @@ impl<'a> Conductor<'a> {
             publisher: None,
             announced: None,
             published: None,
+            searching: HashMap::new(),
             score: Score::default(),
             holdings: Holdings::new(args.ring_size.len()),
             turns: 0,
@@ -274,7 +278,16 @@ impl<'a> Conductor<'a> {
     }
 
     fn stuck(&self, index: usize, what: &str) -> String {
-        format!("stuck: reader {index} ({:?}) {what}", Class::of(index))
+        let process = self.readers[index].child.id();
+        let account = self
+            .announced
+            .as_deref()
+            .and_then(|life| self.score.account(process, life));
+        format!(
+            "stuck: reader {index} ({:?}) {what}; {account:?}; it searched last because: {:?}",
+            Class::of(index),
+            self.searching.get(&process)
+        )
     }
 
     /// Does something to one of the readers that this is done to, and now and then to one of those that are killed.
@@ -310,6 +323,7 @@ impl<'a> Conductor<'a> {
         match (report, reader) {
             (Some(Report::Announced(incarnation)), _) => self.announced = Some(incarnation),
             (Some(published @ Report::Published { .. }), _) => self.published = Some(published),
+            (Some(Report::Searching(reason)), _) => drop(self.searching.insert(process, reason)),
             (Some(Report::Account(account)), Some(index)) => self.score.note(process, Class::of(index), account)?,
             (Some(Report::Holds { descriptors, memory }), Some(index)) => self
                 .holdings

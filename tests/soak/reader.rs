@@ -20,6 +20,8 @@ use crate::sabotage::Sabotage;
 const SAY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it waits before it looks whether it is still wanted.
 const TICK: Duration = Duration::from_millis(200);
+/// How long an attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a slow reader keeps up with, in percent of what is published.
 const SLOW_PERCENT: u64 = 80;
 
@@ -63,6 +65,8 @@ impl Reader {
         options.from = join;
         options.transport = self.class.transport();
         options.strategy = self.class.strategy();
+        // Nobody is in a hurry: on a machine with other work a server may take long to answer.
+        options.connect_timeout = CONNECT_TIMEOUT;
         let mut follower = Follower::new(&self.path, options);
         let mut next_say = Instant::now() + SAY_INTERVAL;
         let mut payload = std::mem::take(&mut self.payload);
@@ -85,7 +89,10 @@ impl Reader {
             }
             if Instant::now() >= next_say {
                 next_say += SAY_INTERVAL;
-                self.say();
+                match follower.why_searching() {
+                    Some(reason) if follower.transport().is_none() => say(&Report::Searching(reason.to_owned())),
+                    _ => self.say(),
+                }
             }
         }
         self.say();
