@@ -85,6 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
     fn boot_id_of_this_kernel_prints_as_the_kernel_prints_it() {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
 
