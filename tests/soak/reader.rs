@@ -148,9 +148,12 @@ impl Reader {
         self.spare = spare;
         match sabotage {
             Some(Sabotage::Quit) if sequence > 1000 => std::process::exit(0),
-            Some(Sabotage::Stall) if sequence > 1000 => loop {
-                thread::sleep(Duration::from_secs(1));
-            },
+            Some(Sabotage::Stall) if sequence > 1000 => {
+                self.say();
+                loop {
+                    thread::sleep(Duration::from_secs(1));
+                }
+            }
             _ => Ok(()),
         }
     }
