@@ -134,7 +134,7 @@ pub use self::{
     liveness::ServerState,
     lossless::{BlockingSubscriber, Held, LosslessError, LosslessSubscriber},
     publisher::{Batch, Loan, PublishError, Publisher},
-    ring::{Head, OnLap, Poll, Received, View},
+    ring::{Head, OnLap, Poll, Received, Values, View},
     segment::{Access, Segment},
     server::{Server, ServerOptions, ServerStats, ServiceDied, StartError},
     socket::{RemoteError, RemoteSubscriber},

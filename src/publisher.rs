@@ -341,8 +341,8 @@ impl Drop for Publisher {
     }
 }
 
-/// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`] or
-/// [`Loan::push_typed`].
+/// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`],
+/// [`Loan::push_typed`] or [`Loan::push_words`].
 #[derive(Debug)]
 #[must_use = "a loan publishes nothing until it is committed"]
 pub struct Loan<'p> {
@@ -399,6 +399,36 @@ impl Loan<'_> {
             self.partial = word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
             self.written += rest.len();
         }
+        Ok(())
+    }
+
+    /// Appends `words` as they come, each as its bytes lie in memory: for who makes the message up as it is written, and
+    /// needs no buffer to make it up in. `words` may lie about how many they are: those that there is no room for are
+    /// left out.
+    ///
+    /// # Errors
+    /// If there is no room left for as many as they say; nothing is appended then.
+    pub fn push_words(&mut self, words: impl ExactSizeIterator<Item = u64>) -> Result<(), PublishError> {
+        let room = self.remaining() / WORD_BYTES;
+        if words.len() > room {
+            return Err(PublishError::TooLong {
+                len: self.written.saturating_add(words.len().saturating_mul(WORD_BYTES)),
+                max: self.len,
+            });
+        }
+        let filled = self.written % WORD_BYTES;
+        if filled != 0 {
+            return words.take(room).try_for_each(|word| self.push(&word.to_ne_bytes()));
+        }
+        let start = self.place.start + self.written / WORD_BYTES;
+        let places = &self.publisher.segment.memory()[start..start + room];
+        // Counted in a variable of its own: what is stored through a pointer is stored with every word.
+        let mut stored = 0;
+        for (place, word) in places.iter().zip(words) {
+            place.store(word, Ordering::Relaxed);
+            stored += 1;
+        }
+        self.written += stored * WORD_BYTES;
         Ok(())
     }
 

@@ -43,6 +43,10 @@ use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_HEADER_WORDS};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::words::{WORD_BYTES, Words, store_bytes, words_for};
 
+mod values;
+
+pub use values::Values;
+
 const STAMP: usize = 0;
 const LENGTH: usize = 1;
 const TIMESTAMP: usize = 2;
@@ -353,6 +357,29 @@ impl<'a> View<'a> {
         self.words.copy_to(out);
     }
 
+    /// Copies `out.len()` bytes of the payload from byte `offset` on.
+    ///
+    /// # Panics
+    /// If they do not all lie inside.
+    #[inline]
+    pub fn copy_range_to(&self, offset: usize, out: &mut [u8]) {
+        assert!(
+            offset.checked_add(out.len()).is_some_and(|end| end <= self.len),
+            "a payload of {} bytes was asked for {} from {offset} on",
+            self.len,
+            out.len()
+        );
+        let skip = offset % WORD_BYTES;
+        let words = self.words.slice(offset / WORD_BYTES, words_for(skip + out.len()));
+        let (head, rest) = out.split_at_mut(out.len().min((WORD_BYTES - skip) % WORD_BYTES));
+        if head.is_empty() {
+            words.copy_to(rest);
+        } else {
+            head.copy_from_slice(&words.load(0).to_ne_bytes()[skip..skip + head.len()]);
+            words.slice(1, words.len() - 1).copy_to(rest);
+        }
+    }
+
     /// The payload, copied.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
@@ -389,6 +416,18 @@ impl<'a> View<'a> {
         };
         words.copy_to(bytes);
         Some(bytemuck::pod_read_unaligned(&bytes[skip..]))
+    }
+
+    /// The `T`s that lie one behind the other from byte `offset` to the end of the payload, each loaded when it is asked
+    /// for: a slice that is read in place. What is left over behind the last whole one is no part of it. Quickest if
+    /// `T` divides a word and `offset` is a multiple of its size.
+    ///
+    /// # Panics
+    /// If `T` has no size.
+    #[inline]
+    #[must_use]
+    pub fn values<T: AnyBitPattern>(&self, offset: usize) -> Values<'a, T> {
+        Values::new(*self, offset)
     }
 }
 

@@ -71,6 +71,50 @@ fn every_length_up_to_the_arena_comes_back_whole() {
 }
 
 #[test]
+fn every_range_and_every_row_of_values_is_that_of_the_bytes() {
+    let bytes: Vec<u8> = (0..41).collect();
+    for len in [41, 40, 8, 3, 0] {
+        let mut ring = Ring::new(4, 64, 4096);
+        ring.publish(&bytes[..len]);
+
+        let polled = ring.reader(0).poll(ring.words(), |view| {
+            for start in 0..=len {
+                for end in start..=len {
+                    let mut range = vec![0; end - start];
+                    view.copy_range_to(start, &mut range);
+                    assert_eq!(range, bytes[start..end]);
+                }
+                let words: Vec<[u8; 8]> = view.values(start).collect();
+                assert_eq!(words, bytes[start..len].as_chunks().0, "{start}");
+                let halves: Vec<[u8; 4]> = view.values(start).collect();
+                assert_eq!(halves, bytes[start..len].as_chunks().0, "{start}");
+                let triples: Vec<[u8; 3]> = view.values(start).collect();
+                assert_eq!(triples, bytes[start..len].as_chunks().0, "{start}");
+                let pairs: Vec<[u8; 2]> = view.values(start).step_by(3).collect();
+                let expected: Vec<[u8; 2]> = bytes[start..len].as_chunks().0.iter().copied().step_by(3).collect();
+                assert_eq!(pairs, expected, "{start}");
+                assert_eq!(view.values::<u16>(start).len(), (len - start) / 2);
+                assert_eq!(view.values::<u16>(start).nth((len - start) / 2), None);
+            }
+            view.values::<u64>(len + 1).chain(view.values(usize::MAX)).count()
+        });
+
+        assert!(matches!(polled, Poll::Message(message) if message.value == 0));
+    }
+}
+
+#[test]
+#[should_panic(expected = "a payload of 9 bytes was asked for 2 from 8 on")]
+fn range_beyond_the_payload_is_refused_although_the_words_are_there() {
+    let mut ring = Ring::new(4, 64, 4096);
+    ring.publish(&[1; 9]);
+
+    let _ = ring
+        .reader(0)
+        .poll(ring.words(), |view| view.copy_range_to(8, &mut [0; 2]));
+}
+
+#[test]
 fn late_reader_is_given_the_oldest_and_an_overtaken_one_a_head_start() {
     let mut ring = Ring::new(8, 64, 4096);
     let mut reader = ring.reader(0);

@@ -106,6 +106,71 @@ fn typed_messages_come_back_and_other_lengths_are_none() {
     assert!(matches!(second, Poll::Message(received) if received.value.is_none()));
 }
 
+/// Says that it has another number of words than it has.
+struct Liar {
+    says: usize,
+    has: std::ops::Range<u64>,
+}
+
+impl Iterator for Liar {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.has.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.says, Some(self.says))
+    }
+}
+
+impl ExactSizeIterator for Liar {}
+
+#[test]
+fn words_pushed_to_a_loan_lie_behind_what_was_pushed_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 16);
+    let mut subscriber = subscribe(&server, Join::New);
+    let bytes = |words: std::ops::Range<u64>| words.flat_map(u64::to_ne_bytes).collect::<Vec<u8>>();
+    for before in 0..=17 {
+        let mut loan = server.publisher().loan(before + 83).unwrap();
+        loan.push(&vec![0xff; before]).unwrap();
+        loan.push_words((0..10_u32).map(|word| u64::from(word) << 40)).unwrap();
+        assert_eq!(loan.remaining(), 3);
+        let error = loan.push_words([7].into_iter()).unwrap_err();
+        assert_eq!(
+            error,
+            crate::PublishError::TooLong {
+                len: before + 88,
+                max: before + 83
+            }
+        );
+        loan.push(b"end").unwrap();
+        loan.commit();
+
+        let expected = [
+            vec![0xff; before],
+            (0..10_u64).flat_map(|word| (word << 40).to_ne_bytes()).collect(),
+            b"end".to_vec(),
+        ];
+        let polled = subscriber.poll(|view| view.to_vec());
+        assert!(
+            matches!(polled, Poll::Message(message) if message.value == expected.concat()),
+            "{before}"
+        );
+    }
+    for (before, says, has, fits) in [(0, 1, 10, 3), (3, 1, 10, 3), (0, 3, 1, 1), (3, 3, 1, 1)] {
+        let mut loan = server.publisher().loan(before + 30).unwrap();
+        loan.push(&vec![0xff; before]).unwrap();
+        loan.push_words(Liar { says, has: 0..has }).unwrap();
+        loan.commit();
+
+        let expected = [vec![0xff; before], bytes(0..fits)].concat();
+        let polled = subscriber.poll(|view| view.to_vec());
+        assert!(matches!(polled, Poll::Message(message) if message.value == expected));
+    }
+}
+
 #[test]
 fn loan_publishes_what_was_written_to_it_and_nothing_if_dropped() {
     let dir = tempfile::tempdir().unwrap();
