@@ -61,7 +61,7 @@ impl Bell {
 }
 
 /// Wakes everybody who sleeps on the segment's futex word.
-fn wake_readers(segment: &Segment) {
+pub(crate) fn wake_readers(segment: &Segment) {
     // Not private: the sleepers are other processes. It fails only for a bad address.
     let _ = futex::wake(
         sys::futex_word(segment.head_word()),

@@ -101,6 +101,11 @@ mod liveness;
 #[cfg(not(loom))]
 mod subscriber;
 
+mod errand;
+
+#[cfg(not(loom))]
+mod notified;
+
 #[cfg(all(feature = "cli", not(loom)))]
 pub mod cli;
 
@@ -133,6 +138,7 @@ pub use self::{
     gate::{Holder, LosslessOffer, LosslessPolicy, LosslessStatus},
     liveness::ServerState,
     lossless::{BlockingSubscriber, Held, LosslessError, LosslessSubscriber},
+    notified::Notified,
     publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, Values, View},
     segment::{Access, Segment},
@@ -150,6 +156,7 @@ const _: () = {
     is_send::<Server>();
     is_send::<Publisher>();
     is_send::<Subscriber>();
+    is_send::<Notified>();
     is_send::<RemoteSubscriber>();
     is_send::<Follower>();
 };

@@ -3,6 +3,7 @@
 //! It can slow, block or corrupt nobody. [`Subscriber::poll`] looks once and never blocks; [`Subscriber::receive`]
 //! waits: it spins, yields, and sleeps on the futex word, each sleep bounded because a killed server wakes nobody.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ pub enum Waited {
 /// How long an adaptive wait spins before it sleeps, if the last wait took no longer than that.
 const SPIN_TIME: Duration = Duration::from_micros(100);
 /// How long a wait spins that is likely to end asleep anyway.
-const BRIEF_SPIN_TIME: Duration = Duration::from_micros(24);
+pub(crate) const BRIEF_SPIN_TIME: Duration = Duration::from_micros(24);
 /// A wake may be withheld from those who spin, so nobody may spin for less.
 const _: () = assert!(BRIEF_SPIN_TIME.as_nanos() > WAKE_INTERVAL.as_nanos());
 /// Polls between two looks at the clock.
@@ -363,29 +364,49 @@ impl Subscriber {
     }
 
     fn sleep(&mut self, deadline: Option<Instant>) -> Waited {
-        let mut before = None;
         loop {
-            // A message that comes after this look changes the head, and the sleep does not begin.
-            let Some(seen) = self.reader.sleep_word(self.segment.words()) else {
-                return Waited::Ready;
-            };
-            let now = Instant::now();
-            if let Some(end) = self.ends(now, deadline) {
-                return end;
-            }
-            let longest = if now < self.attached_at + 3 * CENSUS_INTERVAL {
-                FIRST_SLEEP
-            } else {
-                LONGEST_SLEEP
-            };
-            let left = deadline.map_or(longest, |deadline| deadline.saturating_duration_since(now));
-            if before.replace(seen).is_none_or(|before| before == seen) {
-                bell::sleep_while_head_is(&self.segment, seen, left.min(longest));
-            } else {
-                // The head moves, but not yet to what is waited for, and would end every sleep at once.
-                std::thread::sleep(left.min(FIRST_SLEEP));
+            if let Some(waited) = self.nap(deadline) {
+                return waited;
             }
         }
+    }
+
+    /// Sleeps once: until the head moves, somebody wakes the readers, or a while has passed. Says what ended the wait, if
+    /// anything had before it began.
+    pub(crate) fn nap(&mut self, deadline: Option<Instant>) -> Option<Waited> {
+        // A message that comes after this look changes the head, and the sleep does not begin.
+        let Some(seen) = self.reader.sleep_word(self.segment.words()) else {
+            return Some(Waited::Ready);
+        };
+        let now = Instant::now();
+        if let Some(end) = self.ends(now, deadline) {
+            return Some(end);
+        }
+        let longest = if now < self.attached_at + 3 * CENSUS_INTERVAL {
+            FIRST_SLEEP
+        } else {
+            LONGEST_SLEEP
+        };
+        let left = deadline.map_or(longest, |deadline| deadline.saturating_duration_since(now));
+        bell::sleep_while_head_is(&self.segment, seen, left.min(longest));
+        if self
+            .reader
+            .sleep_word(self.segment.words())
+            .is_some_and(|word| word != seen)
+        {
+            // The head moves, but not yet to what is waited for, and would end every sleep at once.
+            std::thread::sleep(left.min(FIRST_SLEEP));
+        }
+        None
+    }
+
+    /// A second subscriber at the same place in the same stream, which tells a server's death as this one does.
+    pub(crate) fn twin(&self) -> io::Result<Self> {
+        let twin = Self::on(self.segment.clone(), Join::Sequence(self.cursor()));
+        Ok(match &self.lock {
+            Some(lock) => twin.with_lock(lock.try_clone()?),
+            None => twin,
+        })
     }
 
     /// Goes on at another place in the same stream.

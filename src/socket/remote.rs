@@ -12,7 +12,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -51,6 +51,8 @@ pub struct RemoteSubscriber {
     /// Messages lost before the first one, which no poll has told yet.
     lost: Option<(u64, u64)>,
     ended: bool,
+    /// The last look read all that had arrived.
+    drained: bool,
     clock: Clock,
     /// What the socket did not take of the newest PROGRESS; empty nearly always.
     unsent: Vec<u8>,
@@ -162,6 +164,7 @@ impl RemoteSubscriber {
             head: hello.head.min(MAX_SEQUENCE),
             lost: (missed > 0).then(|| (first - missed, missed)),
             ended: false,
+            drained: false,
             clock: Clock::new(&hello),
             unsent: Vec::new(),
             hello,
@@ -206,6 +209,18 @@ impl RemoteSubscriber {
     #[must_use]
     pub const fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether the last poll that said `Empty` read all that had arrived. If not, who waits for edges must poll again.
+    #[must_use]
+    pub const fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    /// When the next poll is due although nothing arrives: a heartbeat must be sent, or the server counts as silent.
+    #[must_use]
+    pub fn poll_by(&self) -> Instant {
+        self.clock.next_duty()
     }
 
     #[inline]
@@ -264,7 +279,10 @@ impl RemoteSubscriber {
                     }
                 }
                 None if reads < READS_PER_POLL && self.fill()? => reads += 1,
-                None => return Ok(Next::Nothing),
+                None => {
+                    self.drained = reads < READS_PER_POLL;
+                    return Ok(Next::Nothing);
+                }
             }
         }
     }
@@ -388,9 +406,16 @@ impl RemoteSubscriber {
 }
 
 impl AsFd for RemoteSubscriber {
-    /// The socket, to wait for with others: poll until `Empty` before each wait.
+    /// The socket, to wait for with others: poll until `Empty` before each wait, and by [`poll_by`](Self::poll_by) again.
+    /// Who waits for edges (mio, `EPOLLET`) also polls until [`is_drained`](Self::is_drained).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+impl AsRawFd for RemoteSubscriber {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
     }
 }
 
