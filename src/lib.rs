@@ -47,7 +47,8 @@
 //!
 //! # Features
 //!
-//! `cli`, on by default, builds the two commands and what they share. Programs turn it off.
+//! `cli`, on by default, builds the two commands and what they share. Programs turn it off. `tokio` adds subscribers
+//! whose receiving is a future; other event loops take the descriptor of a [`Notified`] subscriber.
 #![cfg_attr(
     loom,
     allow(dead_code, reason = "the models need a part of what is left in a loom build")
@@ -112,6 +113,9 @@ pub mod cli;
 #[cfg(not(loom))]
 pub mod socket;
 
+#[cfg(all(feature = "tokio", not(loom)))]
+mod async_subscriber;
+
 #[cfg(not(loom))]
 #[expect(unsafe_code, reason = "a message that cannot be overwritten is lent as bytes")]
 mod lossless;
@@ -131,6 +135,8 @@ mod follower;
 #[cfg(not(loom))]
 pub mod probe;
 
+#[cfg(all(feature = "tokio", not(loom)))]
+pub use self::async_subscriber::{AsyncRemoteSubscriber, AsyncSubscriber};
 #[cfg(not(loom))]
 pub use self::{
     control::ControlError,

@@ -251,3 +251,115 @@ fn large_message_over_tcp_is_there_once_the_subscriber_has_drained_its_socket() 
     assert!(far.as_raw_fd() == far.as_fd().as_raw_fd());
     eprintln!("{undrained} polls left something behind");
 }
+
+#[cfg(feature = "tokio")]
+mod on_tokio {
+    use super::*;
+    use lapwing::{AsyncRemoteSubscriber, AsyncSubscriber};
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("nobody woke it") })
+    }
+
+    fn text(polled: Poll<Vec<u8>>) -> Poll<String> {
+        match polled {
+            Poll::Message(message) => Poll::Message(lapwing::Received {
+                sequence: message.sequence,
+                timestamp_ns: message.timestamp_ns,
+                tag: message.tag,
+                len: message.len,
+                value: String::from_utf8(message.value).unwrap(),
+            }),
+            Poll::Ended => Poll::Ended,
+            Poll::Dead => Poll::Dead,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn message_end_and_death_complete_a_future_over_shared_memory() {
+        let _watchdog = Watchdog::start();
+        for is_killed in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let mut server = Publishing::start(directory.path());
+            block_on(async {
+                let mut stream = AsyncSubscriber::new(notified(directory.path(), Join::New).into_inner()).unwrap();
+                for i in 0..100 {
+                    // Pending first: the task really sleeps.
+                    let nothing = tokio::time::timeout(Duration::ZERO, stream.receive(|_| ())).await;
+                    assert!(nothing.is_err(), "{nothing:?}");
+                    server.publish(&i.to_string());
+                    let polled = stream.receive(|view| view.to_vec()).await.unwrap();
+                    assert!(is_message(&text(polled), &i.to_string()));
+                }
+                if is_killed {
+                    server.kill();
+                } else {
+                    server.end();
+                }
+                let last = text(stream.receive(|view| view.to_vec()).await.unwrap());
+                assert_eq!(last, if is_killed { Poll::Dead } else { Poll::Ended });
+                assert_eq!(stream.into_inner().cursor(), 100);
+            });
+        }
+    }
+
+    #[test]
+    fn messages_of_any_size_and_the_end_complete_a_future_over_tcp() {
+        let _watchdog = Watchdog::start();
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Server::start(options(directory.path())).unwrap();
+        let far = RemoteSubscriber::connect(server.addresses(), Incarnation::NIL, Join::Oldest, PATIENCE).unwrap();
+        block_on(async {
+            let mut stream = AsyncRemoteSubscriber::new(far).unwrap();
+            for bytes in [1, 8 << 20, 100, 3 << 20] {
+                let nothing = tokio::time::timeout(Duration::ZERO, stream.receive(|_| ())).await;
+                assert!(nothing.is_err(), "{nothing:?}");
+                server.publisher().publish(&vec![7; bytes]).unwrap();
+                let polled = stream
+                    .receive(|payload| payload.iter().all(|&byte| byte == 7))
+                    .await
+                    .unwrap();
+                assert!(matches!(polled, Poll::Message(message) if message.value && message.len == bytes));
+            }
+            server.end_stream();
+            assert_eq!(stream.receive(<[u8]>::len).await.unwrap(), Poll::Ended);
+        });
+    }
+
+    #[test]
+    fn task_that_always_has_a_message_lets_others_run() {
+        let _watchdog = Watchdog::start();
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Server::start(options(directory.path())).unwrap();
+        let mut stream = notified(directory.path(), Join::New).into_inner();
+        for _ in 0..1000 {
+            server.publisher().publish(b"message").unwrap();
+        }
+        block_on(async {
+            let (others, count) = (std::rc::Rc::new(std::cell::Cell::new(0)), 1000);
+            let tasks = tokio::task::LocalSet::new();
+            let seen = others.clone();
+            tasks.spawn_local(async move {
+                loop {
+                    seen.set(seen.get() + 1);
+                    tokio::task::yield_now().await;
+                }
+            });
+            tasks
+                .run_until(async {
+                    stream.rejoin(Join::Latest(count));
+                    let mut stream = AsyncSubscriber::new(stream).unwrap();
+                    for _ in 0..count {
+                        assert!(matches!(stream.receive(|_| ()).await.unwrap(), Poll::Message(_)));
+                    }
+                })
+                .await;
+            assert!(others.get() > 1, "{}", others.get());
+        });
+    }
+}
