@@ -133,6 +133,9 @@ mod causes;
 mod follower;
 
 #[cfg(not(loom))]
+mod messages;
+
+#[cfg(not(loom))]
 pub mod probe;
 
 #[cfg(all(feature = "tokio", not(loom)))]
