@@ -2,6 +2,8 @@
 //!
 //! The creator marks the segment for removal as soon as it is attached. Linux goes on to let others attach by id while
 //! anybody is attached, and frees the segment at the last detach, whatever killed its users (shmctl(2), IPC_RMID).
+//! Until that mark a new segment has a key, which the mark takes away: who finds a segment of such a key whose creator
+//! is gone knows that it was killed in between, and removes it.
 //! Readers attach with SHM_RDONLY, a barrier that not even root's `mprotect` undoes.
 //!
 //! All mapping and its `unsafe` is in this file. What is lent out are words: `&[AtomicU64]` to the one publisher,
@@ -296,10 +298,51 @@ impl Drop for Mapping {
     }
 }
 
-/// Makes a new segment of `bytes` bytes that only its creator may attach.
+/// Makes a new segment of `bytes` bytes that only its creator may attach, and clears away those of servers of this user
+/// that were killed before they could mark theirs for removal.
 fn shm_create(bytes: usize) -> io::Result<i32> {
+    birth_keys().for_each(clear);
+    birth_keys()
+        .map(|key| shm_get(key, bytes, NEW))
+        .find(|made| !matches!(made, Err(error) if error.raw_os_error() == Some(libc::EEXIST)))
+        .unwrap_or_else(|| shm_get(libc::IPC_PRIVATE, bytes, NEW))
+}
+
+const NEW: i32 = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
+/// How many servers of a user can be between making and marking a segment at one moment. More go without a key.
+const BIRTH_KEYS: u32 = 8;
+
+/// The keys that new segments of this user have until they are marked for removal.
+fn birth_keys() -> impl Iterator<Item = libc::key_t> {
+    let user = rustix::process::geteuid().as_raw();
+    let hash = move |number: u32| {
+        crc32c::crc32c_append(
+            crc32c::crc32c(b"lapwing"),
+            &[user, number].map(u32::to_ne_bytes).concat(),
+        )
+    };
+    (0..BIRTH_KEYS)
+        .map(move |number| hash(number) as libc::key_t)
+        .filter(|&key| key != libc::IPC_PRIVATE)
+}
+
+/// Removes the segment of `key` if its creator was killed. One that cannot be removed harms nobody and is let be.
+fn clear(key: libc::key_t) {
+    let Ok(id) = shm_get(key, 0, 0) else { return };
+    let is_left = |status: libc::shmid_ds| {
+        let creator = rustix::process::Pid::from_raw(status.shm_cpid);
+        let is_gone = creator.map(rustix::process::test_kill_process) == Some(Err(rustix::io::Errno::SRCH));
+        status.shm_nattch == 0 && is_gone
+    };
+    if raw_status(id).is_ok_and(is_left) {
+        let removed = shm_remove(id);
+        log::debug!("segment {id} was left by a server that was killed: {removed:?}");
+    }
+}
+
+fn shm_get(key: libc::key_t, bytes: usize, flags: i32) -> io::Result<i32> {
     // SAFETY: shmget takes and returns plain numbers.
-    let id = unsafe { libc::shmget(libc::IPC_PRIVATE, bytes, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) };
+    let id = unsafe { libc::shmget(key, bytes, flags) };
     if id < 0 {
         Err(io::Error::last_os_error())
     } else {
