@@ -135,6 +135,9 @@ mod follower;
 #[cfg(not(loom))]
 mod messages;
 
+#[cfg(all(test, not(loom)))]
+mod crashes;
+
 #[cfg(not(loom))]
 pub mod probe;
 

@@ -308,6 +308,12 @@ impl Publisher {
         self.segment.memory()
     }
 
+    /// Goes on as if so much had been published before, for tests.
+    #[cfg(test)]
+    pub(crate) fn go_on_from(&mut self, sequence: u64, position: u64) {
+        self.writer.go_on_from(self.segment.memory(), sequence, position);
+    }
+
     pub(crate) const fn has_ended(&self) -> bool {
         self.has_ended
     }

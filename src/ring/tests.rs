@@ -2,6 +2,15 @@
 
 use super::*;
 
+impl Writer {
+    /// Goes on as if so much had been published before.
+    pub(crate) fn go_on_from(&mut self, memory: &[AtomicU64], sequence: u64, position: u64) {
+        self.next = sequence;
+        self.position = position;
+        memory[HEAD_WORD].store(sequence << 1, Ordering::Relaxed);
+    }
+}
+
 struct Ring {
     memory: Vec<AtomicU64>,
     writer: Writer,
@@ -327,7 +336,7 @@ fn typed_reads_stay_inside_the_payload_at_any_offset() {
 #[test]
 fn sequences_near_the_upper_end_are_as_good_as_any() {
     let mut ring = Ring::new(4, 64, 4096);
-    ring.writer.next = MAX_SEQUENCE - 10;
+    ring.writer.go_on_from(&ring.memory, MAX_SEQUENCE - 10, 0);
     let mut reader = ring.reader(MAX_SEQUENCE - 10);
     for i in 0..9_u8 {
         let sequence = ring.publish(&[i; 40]);
