@@ -33,9 +33,11 @@ use self::crew::{Trade, kills, send, send_all};
 use self::readers::Habit;
 use self::scribe::Fault;
 
+const DEFAULT_KILLS: u64 = if cfg!(debug_assertions) { 200 } else { 20_000 };
+
 #[test]
 fn killed_publisher_harms_nothing_whatever_it_was_about_to_do() {
-    let kills = kills(if cfg!(debug_assertions) { 400 } else { 20_000 });
+    let kills = kills(DEFAULT_KILLS);
 
     let tally = send_all(Trade::Publishers, kills);
 
@@ -51,7 +53,7 @@ fn killed_publisher_harms_nothing_whatever_it_was_about_to_do() {
 
 #[test]
 fn killed_reader_is_noticed_by_nobody() {
-    let kills = kills(if cfg!(debug_assertions) { 400 } else { 20_000 }) / 10;
+    let kills = (kills(DEFAULT_KILLS) / 10).max(10 * Habit::ALL.len() as u64);
 
     let tally = send_all(Trade::Readers, kills);
 
