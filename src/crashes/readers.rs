@@ -180,14 +180,14 @@ impl Spared {
 /// Kills readers.
 pub fn work(order: &Order, tally: &mut Tally) -> Result<(), String> {
     let mut spared = Spared::start(&order.directory);
-    let can_step = stepping_works();
+    let can_trace = stepping_works();
     for number in 0..order.kills {
         let random = mix(order.seed ^ mix(number));
         let habit = Habit::ALL[((order.crew + number) % Habit::ALL.len() as u64) as usize];
-        if habit == Habit::Stepped && !can_step {
+        if habit == Habit::Stepped && !can_trace {
             continue;
         }
-        let victim = start(habit, &spared.found, random);
+        let victim = start(habit, &spared.found, random, can_trace);
         // A fork has what its parent has attached.
         let what = if spared.others() > 1 { "attached" } else { "detached" };
         tally.count(format_args!("readers killed {what}"), 1);
@@ -204,7 +204,7 @@ pub fn work(order: &Order, tally: &mut Tally) -> Result<(), String> {
 }
 
 /// Starts a reader and lets it come to the moment at which it is to be killed.
-fn start(habit: Habit, found: &Found, random: u64) -> Victim {
+fn start(habit: Habit, found: &Found, random: u64, can_trace: bool) -> Victim {
     let pace = if habit == Habit::Stepped {
         Pace::Stepped
     } else {
@@ -221,7 +221,7 @@ fn start(habit: Habit, found: &Found, random: u64) -> Victim {
     }
     victim.go_on();
     let deadline = Instant::now() + PATIENCE;
-    while habit == Habit::Sleeps && !victim.is_in_call(libc::SYS_futex) {
+    while habit == Habit::Sleeps && can_trace && !victim.is_in_call(libc::SYS_futex) {
         assert!(Instant::now() < deadline, "a reader that does not sleep");
     }
     std::thread::sleep(Duration::from_nanos(random % 300_000));
