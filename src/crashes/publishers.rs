@@ -26,9 +26,9 @@ use crate::sync::Ordering;
 /// Deaths are noticed three of these later.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(1);
 /// Kills of one plan's victims, spread evenly over its instructions. Unoptimised code has too many to go there often.
-const KILLS_A_PLAN: u64 = if cfg!(debug_assertions) { 2 } else { 24 };
+const KILLS_A_PLAN: u64 = if cfg!(debug_assertions) { 2 } else { 8 };
 /// Kills at random moments for each plan.
-const RANDOM_KILLS_A_PLAN: u64 = 24;
+const RANDOM_KILLS_A_PLAN: u64 = if cfg!(debug_assertions) { 24 } else { 40 };
 /// The last thing that a plan's victim does is watched closely; before that it publishes up to this many messages.
 const LONGEST_PAST: u64 = 5 * SLOTS;
 /// Longest message that is watched: each instruction takes its time, and unoptimised code has many for each byte.

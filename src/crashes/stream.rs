@@ -169,18 +169,18 @@ impl Arena {
     }
 
     /// The room of `message`, and the floors that are there while it is made.
-    pub fn place(&mut self, message: &Message) -> (Option<u64>, Vec<u64>) {
-        let mut floors = vec![self.floor];
+    pub fn place(&mut self, message: &Message) -> (Option<u64>, [u64; 3]) {
+        let mut floors = [self.floor; 3];
         let position = match message.manner {
             Manner::Whole | Manner::InBatch => self.begin(message.len),
             Manner::Loan { room } => self.begin(room),
             Manner::SecondTry { room } => {
                 self.begin(room);
-                floors.push(self.floor);
+                floors[1] = self.floor;
                 self.begin(message.len)
             }
         };
-        floors.push(self.floor);
+        floors[2] = self.floor;
         (position, floors)
     }
 
