@@ -14,6 +14,7 @@ use super::tally::Tally;
 use super::victim::{Pace, Victim, stand_still, stepping_works};
 use crate::bell::Bell;
 use crate::discovery::{Announcement, Found, Info, SharedMemory, Trust, read};
+use crate::gate::Gate;
 use crate::incarnation::Incarnation;
 use crate::layout::{FLOOR_WORD, HEAD_WORD, HEARTBEAT_WORD, Header, LAYOUT_VERSION};
 use crate::liveness::ServerState;
@@ -105,7 +106,8 @@ impl Life {
         let header = Header::new(&geometry, incarnation, "victim", now_ns(), interval_ns);
         let owned = Owned::create(header, geometry, Access::default()).unwrap();
         let segment = owned.share();
-        let mut publisher = Publisher::new(owned, Arc::new(Bell::new()));
+        let gate = Arc::new(Gate::new(&geometry, None));
+        let mut publisher = Publisher::new(owned, Arc::new(Bell::new()), gate);
         publisher.go_on_from(stream.start, stream.position);
         segment.beat(stream.start);
         let mut info = Info::of_this_process("victim".parse().unwrap(), incarnation);
