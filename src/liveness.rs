@@ -94,6 +94,11 @@ impl Pulse {
         self.interval * SILENT_INTERVALS
     }
 
+    /// When the server counts as silent if the counter goes on standing still.
+    pub(crate) fn silent_at(&self) -> Instant {
+        self.moved_at + self.patience()
+    }
+
     /// The state of a server whose counter reads `count`; `lock_is_held` is asked only if the counter stands still.
     pub(crate) fn state(
         &mut self,

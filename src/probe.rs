@@ -232,7 +232,8 @@ fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadlin
     }
     let pulse = subscriber.pulse();
     let lock = || found.lock.is_held().ok();
-    let silent_at = Instant::now() + pulse.patience() + Duration::from_millis(1);
+    // Counted from when it was attached: a server that is stopped lets the socket take all of the time.
+    let silent_at = pulse.silent_at() + Duration::from_millis(1);
     let deadline = deadline.min(silent_at);
     loop {
         let now = Instant::now();

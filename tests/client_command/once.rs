@@ -5,14 +5,17 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::stage::{Client, Stage};
 
 /// The text of an info file of a server that nobody runs, with a socket at `address`.
 fn info_of(name: &str, address: &str) -> String {
+    // Each server has a life of its own.
+    let incarnation = name.bytes().fold(1, |hash: u128, byte| hash * 257 + u128::from(byte));
     format!(
-        "format = 1\nname = \"{name}\"\nincarnation = \"8f3a5f0e6d0c4b7f9a1d2c3b4a596877\"\npid = 1\n\
+        "format = 1\nname = \"{name}\"\nincarnation = \"{incarnation:032x}\"\npid = 1\n\
          started_unix_ns = 1\nuid = 0\ngid = 0\n[socket]\nprotocol = 1\naddresses = [\"{address}\"]\n"
     )
 }
@@ -275,6 +278,22 @@ fn servers_that_never_answer_cost_the_time_limit_once_and_are_reported() {
         .find(|server| server["name"] == "mute-07")
         .unwrap();
     assert!(mute["reason"].as_str().unwrap().len() > 10, "{mute}");
+}
+
+#[test]
+fn stopped_server_is_reported_as_hung_although_its_socket_takes_all_of_the_time() {
+    let stage = Stage::new();
+    let server = stage.server_of("prices", &["a"]);
+    server.signal(Signal::STOP);
+
+    let report = stage.run("--format json --timeout 5s").expect(0);
+
+    let server = &report.json_of("server")[0];
+    assert_eq!(part(server, &["category", "state"]), json!(["container", "hung"]));
+    assert!(
+        server["socket"].as_str().unwrap().contains("did not answer in time"),
+        "{server}"
+    );
 }
 
 #[test]
