@@ -1,9 +1,12 @@
 //! A directory of info files, read as a whole: every server in it, and every entry that is not believed.
 
-use super::Trust;
-use super::entry::{Entry, EntryError, read, read_at};
-use rustix::fs::{CWD, Dir, Mode, OFlags, fstat, openat};
+use super::entry::{Entry, EntryError, open_directory, parent, read, read_at};
+use super::{ServerName, Trust};
+use crate::incarnation::Incarnation;
+use rustix::fs::{Dir, Stat};
 use rustix::io::Errno;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -18,44 +21,91 @@ const SUFFIX: &[u8] = b".toml";
 /// Reads a directory of info files, or one info file, and gives what it found in the order of the servers' names.
 ///
 /// Only entries that end in `.toml` and do not start with `.` count. One that cannot be believed is an
-/// [`Entry::Problem`] and stops nothing. Never blocks on an entry. Each live server costs one open descriptor for as
-/// long as its [`LockProbe`](super::LockProbe) lives.
+/// [`Entry::Problem`] and stops nothing; nor does a directory in which others may rename files, which is the first
+/// problem then. Never blocks on an entry. Each live server costs one open descriptor for as long as its
+/// [`LockProbe`](super::LockProbe) lives.
 ///
 /// # Errors
 /// If there is no such path, or the directory itself cannot be read. See [`ListError`].
 pub fn list(path: &Path, trust: &Trust) -> Result<Vec<Entry>, ListError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = match openat(CWD, path, flags, Mode::empty()) {
-        Ok(directory) => directory,
+    let (directory, stat) = match open_directory(path) {
+        Ok(opened) => opened,
         Err(Errno::NOTDIR) => return one_file(path, trust),
         Err(errno) => return Err(ListError::new(path, errno)),
     };
-    let owner = fstat(&directory).map_err(|errno| ListError::new(path, errno))?.st_uid;
     let mut names = info_file_names(&directory).map_err(|errno| match errno {
         Errno::OVERFLOW => ListError::TooMany { path: path.to_owned() },
         errno => ListError::new(path, errno),
     })?;
     names.sort_unstable_by(|a, b| stem(a).cmp(stem(b)));
-    let entries = names.into_iter().filter_map(|name| {
+    let mut entries: Vec<Entry> = open_to_others(path, &stat, trust).into_iter().collect();
+    entries.extend(names.into_iter().filter_map(|name| {
         let path = path.join(&name);
-        match read_at(&directory, owner, &name, path.clone(), trust) {
+        match read_at(&directory, stat.st_uid, &name, path.clone(), trust) {
             Ok(found) => Some(Entry::Server(found)),
             // Removed since its name was read, as a server does that ends.
             Err(EntryError::Missing) => None,
             Err(reason) => Some(Entry::Problem { path, reason }),
         }
-    });
-    Ok(entries.collect())
+    }));
+    tell_copies(&mut entries);
+    Ok(entries)
 }
 
 fn one_file(path: &Path, trust: &Trust) -> Result<Vec<Entry>, ListError> {
-    match read(path, trust) {
-        Ok(found) => Ok(vec![Entry::Server(found)]),
-        Err(EntryError::Missing) => Err(ListError::Missing { path: path.to_owned() }),
-        Err(reason) => Ok(vec![Entry::Problem {
+    let directory = parent(path);
+    let (_, stat) = open_directory(directory).map_err(|errno| ListError::new(path, errno))?;
+    let entry = match read(path, trust) {
+        Ok(found) => Entry::Server(found),
+        Err(EntryError::Missing) => return Err(ListError::Missing { path: path.to_owned() }),
+        Err(reason) => Entry::Problem {
             path: path.to_owned(),
             reason,
-        }]),
+        },
+    };
+    Ok(open_to_others(directory, &stat, trust)
+        .into_iter()
+        .chain([entry])
+        .collect())
+}
+
+/// The problem of a directory in which others than its owner may rename and remove files, unless that is accepted. With
+/// the sticky bit they may not touch what is not theirs.
+fn open_to_others(path: &Path, stat: &Stat, trust: &Trust) -> Option<Entry> {
+    let mode = stat.st_mode & 0o7777;
+    (mode & 0o022 != 0 && mode & 0o1000 == 0 && !trust.believes_writable()).then(|| Entry::Problem {
+        path: path.to_owned(),
+        reason: EntryError::WritableDirectory { mode },
+    })
+}
+
+/// A life of a server has one info file: the one that is locked, or the first if none is. Others that name it are copies.
+fn tell_copies(entries: &mut [Entry]) {
+    let mut originals: HashMap<Incarnation, (ServerName, bool)> = HashMap::new();
+    let mut copies = false;
+    for found in entries.iter().filter_map(Entry::server) {
+        let is_locked = || found.lock.is_held().unwrap_or(false);
+        match originals.entry(found.info.incarnation) {
+            Slot::Vacant(slot) => drop(slot.insert((found.info.name.clone(), is_locked()))),
+            Slot::Occupied(mut slot) => {
+                copies = true;
+                if !slot.get().1 && is_locked() {
+                    slot.insert((found.info.name.clone(), true));
+                }
+            }
+        }
+    }
+    if !copies {
+        return;
+    }
+    for entry in entries {
+        let Some(found) = entry.server() else { continue };
+        let (of, _) = &originals[&found.info.incarnation];
+        if *of != found.info.name {
+            let (path, of) = (found.path.clone(), of.clone());
+            let reason = EntryError::Copy { of };
+            *entry = Entry::Problem { path, reason };
+        }
     }
 }
 
@@ -139,7 +189,10 @@ impl fmt::Display for ListError {
                     "{path:?} has more than {MAX_ENTRIES} entries; give servers a directory of their own"
                 )
             }
-            Self::Io { path, .. } => write!(f, "cannot read {path:?}; check its permissions"),
+            Self::Io { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "cannot read {path:?}; check its permissions")
+            }
+            Self::Io { path, .. } => write!(f, "cannot read {path:?}"),
         }
     }
 }

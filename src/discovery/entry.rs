@@ -3,12 +3,13 @@
 use super::candidate::{Candidate, Refusal};
 use super::{Info, InfoError, ServerName, Trust};
 use crate::sys;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,16 @@ pub enum Entry {
         /// Why it is not believed.
         reason: EntryError,
     },
+}
+
+impl Entry {
+    /// The server, if it is one.
+    pub(super) const fn server(&self) -> Option<&Found> {
+        match self {
+            Self::Server(found) => Some(found),
+            Self::Problem { .. } => None,
+        }
+    }
 }
 
 /// An info file that can be believed, and the lock by which to tell whether its server lives.
@@ -91,19 +102,24 @@ impl LockProbe {
 /// See [`EntryError`].
 pub fn read(path: &Path, trust: &Trust) -> Result<Found, EntryError> {
     let name = path.file_name().ok_or(EntryError::FileName)?;
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let directory = openat(
-        CWD,
-        parent,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| EntryError::from(Refusal::from_errno(errno)))?;
-    let owner = fstat(&directory).map_err(|errno| EntryError::Io(errno.into()))?.st_uid;
-    read_at(directory, owner, name, path.to_owned(), trust)
+    let (directory, stat) =
+        open_directory(parent(path)).map_err(|errno| EntryError::from(Refusal::from_errno(errno)))?;
+    read_at(directory, stat.st_uid, name, path.to_owned(), trust)
+}
+
+/// The directory that `path` names something in.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| *parent != Path::new(""))
+        .unwrap_or(Path::new("."))
+}
+
+/// Opens a directory for reading, with what the kernel says of it.
+pub(super) fn open_directory(path: &Path) -> Result<(OwnedFd, Stat), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, path, flags, Mode::empty())?;
+    let stat = fstat(&directory)?;
+    Ok((directory, stat))
 }
 
 /// Reads the info file `name` (one component) of `directory`, which belongs to `directory_owner`.
@@ -149,7 +165,7 @@ fn check(candidate: &Candidate, directory_owner: u32, trust: &Trust) -> Result<u
     if !trust.believes(metadata.uid(), directory_owner) {
         return Err(EntryError::Stranger { uid: metadata.uid() });
     }
-    if metadata.mode() & 0o022 != 0 {
+    if metadata.mode() & 0o022 != 0 && !trust.believes_writable() {
         return Err(EntryError::Writable {
             mode: metadata.mode() & 0o7777,
         });
@@ -199,6 +215,17 @@ pub enum EntryError {
     Writable {
         /// Its permissions.
         mode: u32,
+    },
+    /// It is the directory itself: others than its owner may rename and remove files in it. What it holds is believed
+    /// all the same.
+    WritableDirectory {
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It names the same life of a server as another entry, which is the one that the server wrote.
+    Copy {
+        /// The name of that entry's server.
+        of: ServerName,
     },
     /// The caller may not read it.
     Denied,
@@ -262,11 +289,22 @@ impl fmt::Display for EntryError {
                     "others than its owner may write it (mode {mode:04o}); chmod go-w it once you trust what it says"
                 )
             }
+            Self::WritableDirectory { mode } => {
+                write!(
+                    f,
+                    "others than its owner may rename and remove info files in this directory (mode {mode:04o}); \
+                     chmod go-w or +t it, or accept that with --trust-writable"
+                )
+            }
+            Self::Copy { of } => {
+                write!(f, "a copy of {}, which its server wrote; remove it", of.file_name())
+            }
             Self::Denied => {
                 f.write_str("no permission to read it; run as its owner, or start its server with a wider mode")
             }
             Self::TooManyOpenFiles => f.write_str("too many open files; raise the limit (ulimit -n)"),
             Self::NotUtf8 { offset } => write!(f, "not text from byte {offset} on; remove it"),
+            Self::Info(InfoError::Format { .. }) => f.write_str("an info file that this program cannot use"),
             Self::Info(_) => f.write_str("not a usable info file; remove it, or restart its server"),
             Self::OtherName { name } => {
                 write!(

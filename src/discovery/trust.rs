@@ -4,7 +4,7 @@ use crate::segment::USUAL_ATTACH_LIMIT;
 use rustix::process::geteuid;
 
 /// Whose info files are believed: those of root, of the caller's effective user, and of the owner of the directory
-/// they lie in (who could put any file there anyway), and of users added here.
+/// they lie in (who could put any file there anyway), and of users added here, unless others may write them.
 ///
 /// A believed info file can send a client to any address and any segment. It can do no worse: both are checked for
 /// the incarnation and read as a stranger's bytes, and no ring is attached that is larger than the client can pay for
@@ -12,6 +12,7 @@ use rustix::process::geteuid;
 #[derive(Debug, Clone)]
 pub struct Trust {
     anyone: bool,
+    writable: bool,
     also: Vec<u32>,
     attach_limit: u64,
 }
@@ -20,6 +21,7 @@ impl Default for Trust {
     fn default() -> Self {
         Self {
             anyone: false,
+            writable: false,
             also: Vec::new(),
             attach_limit: USUAL_ATTACH_LIMIT,
         }
@@ -54,6 +56,19 @@ impl Trust {
 
     pub(super) const fn attach_limit(&self) -> u64 {
         self.attach_limit
+    }
+
+    /// Believes info files that others than their owner may write, and passes over directories in which others may
+    /// rename and remove files. For where all of those others are trusted, as in the volume that a pod shares.
+    #[must_use]
+    pub const fn writable(mut self) -> Self {
+        self.writable = true;
+        self
+    }
+
+    /// Says whether what others may write is believed.
+    pub(super) const fn believes_writable(&self) -> bool {
+        self.writable
     }
 
     /// Says whether a file of `owner` in a directory of `directory_owner` is believed.

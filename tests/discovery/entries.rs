@@ -331,3 +331,38 @@ fn directory_with_too_many_entries_is_refused_as_a_whole() {
 
     assert!(matches!(error, ListError::TooMany { .. }), "{error:?}");
 }
+
+#[test]
+fn copy_with_an_edited_name_is_reported_and_the_locked_original_is_found() {
+    // Whether it comes before the original or behind it.
+    for copy in ["a.toml", "z.toml"] {
+        let reason = attacked(copy, |path| {
+            let original = fs::read_to_string(path.with_file_name("m.toml")).unwrap();
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            fs::write(path, original.replace("\"m\"", &format!("\"{stem}\""))).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        });
+
+        assert!(
+            matches!(&reason, EntryError::Copy { of } if of.as_str() == "m"),
+            "{reason:?}"
+        );
+    }
+}
+
+#[test]
+fn of_copies_that_nobody_has_locked_the_first_by_name_is_found() {
+    let temporary = tempfile::tempdir().unwrap();
+    let text = info("x").to_toml();
+    for name in ["b", "a", "c"] {
+        let path = temporary.path().join(format!("{name}.toml"));
+        fs::write(path, text.replace("\"x\"", &format!("\"{name}\""))).unwrap();
+    }
+
+    let entries = list(temporary.path(), &Trust::default()).unwrap();
+
+    let [Entry::Server(found), Entry::Problem { .. }, Entry::Problem { .. }] = &entries[..] else {
+        panic!("{entries:?}")
+    };
+    assert_eq!(found.info.name.as_str(), "a");
+}

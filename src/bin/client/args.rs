@@ -63,6 +63,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "UID|any", value_parser = trusted)]
     pub(crate) trust_uid: Vec<Trusted>,
 
+    /// Believe info files that others than their owner may write, and pass over directories in which others may rename
+    /// and remove files
+    #[arg(long)]
+    pub(crate) trust_writable: bool,
+
     /// Attach no segment larger than this: a server can make its readers pay for all of it [default: 2G]
     #[arg(long, value_name = "BYTES", value_parser = cli::size)]
     pub(crate) max_segment: Option<u64>,
@@ -206,6 +211,7 @@ impl Args {
             Trusted::Anyone => Trust::anyone(),
             Trusted::User(uid) => trust.also(*uid),
         });
+        let trust = if self.trust_writable { trust.writable() } else { trust };
         match self.max_segment {
             Some(bytes) => trust.with_rings_up_to(bytes),
             None => trust,

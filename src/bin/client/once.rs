@@ -265,7 +265,7 @@ mute    VM        unknown  -                -          -         -       -      
 prices  VM        unknown  -                -          -         -       -         -        -  did not answer in time; try a longer --timeout
 problem: \"info/a\\u{1b}.toml\": garbage
 
-2 servers: 0 Host, 0 Container, 2 VM, 0 Remote; 0 messages, 0 missed; 1 bad info file
+2 servers: 0 Host, 0 Container, 2 VM, 0 Remote; 0 messages, 0 missed; 1 problem
 "
         );
     }

@@ -159,8 +159,8 @@ pub(crate) fn summary(out: &mut Vec<u8>, sums: &Sums) {
         ),
     );
     if sums.problems > 0 {
-        let files = if sums.problems == 1 { "file" } else { "files" };
-        put(out, format_args!("; {} bad info {files}", sums.problems));
+        let problems = if sums.problems == 1 { "problem" } else { "problems" };
+        put(out, format_args!("; {} {problems}", sums.problems));
     }
     out.push(b'\n');
 }
