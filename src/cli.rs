@@ -7,12 +7,15 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::low_level::{pipe, unregister};
+
+use crate::causes::with_causes;
 
 /// What the commands exit with.
 pub mod exit {
@@ -103,20 +106,25 @@ pub fn raise_file_limit() {
     }
 }
 
+/// Whether a character changes how a terminal shows others: besides the C0 and C1 controls, those that turn the direction
+/// of text around or break its line.
+#[must_use]
+pub const fn steers_terminal(character: char) -> bool {
+    matches!(
+        character,
+        '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
 /// Shows a text on one line of a terminal, whatever a stranger put into it: control characters become escapes.
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Besides the C0 and C1 controls, those that turn the direction of text around or break its line.
-        let hidden = |character: char| {
-            character.is_control()
-                || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        };
-        for part in self.0.split_inclusive(hidden) {
+        for part in self.0.split_inclusive(steers_terminal) {
             match part.chars().next_back() {
-                Some(last) if hidden(last) => {
+                Some(last) if steers_terminal(last) => {
                     f.write_str(&part[..part.len() - last.len_utf8()])?;
                     last.escape_default().fmt(f)?;
                 }
@@ -166,25 +174,15 @@ impl Error for Failure {
     }
 }
 
-/// An error and its causes on one line: `message: cause: cause of that`.
+/// An error and its causes on one line: `message: cause: cause of that`, and what to do if a limit of this process stood
+/// in the way.
 #[must_use]
-pub fn one_line(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Some errors repeat their cause already.
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        cause = error.source();
-    }
-    Escaped(&line).to_string()
+pub fn one_line(error: &(dyn Error + 'static)) -> String {
+    Escaped(&with_causes(error)).to_string()
 }
 
 /// Tells an error and its causes on one line of standard error: `COMMAND: message: cause`.
-pub fn print_error(command: &str, error: &dyn Error) {
+pub fn print_error(command: &str, error: &(dyn Error + 'static)) {
     say(&format!("{command}: {}", one_line(error)));
 }
 
@@ -192,6 +190,16 @@ pub fn print_error(command: &str, error: &dyn Error) {
 pub fn say(line: &str) {
     // If standard error is gone there is nobody to tell.
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) an error, which is told and leaves nothing behind. By
+/// default it kills, and a server would leave its unfinished info file.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn survive_file_size_limit() -> io::Result<()> {
+    // Caught, not ignored: what a program ignores, those that it starts ignore, too.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Whether an error means that the reader of our output went away, as `head` does. That is success.

@@ -2,8 +2,9 @@
 //!
 //! shmget(2) succeeds where the memory is not there, and the first touch then ends in a kill by the kernel's
 //! out-of-memory killer. So the size is compared first with the limits of shared memory (proc(5), kernel.shm*), with
-//! the memory that is free, and with that of every memory cgroup this process is in. Other processes may take it in
-//! between: the check makes the usual mistake an error message, it cannot exclude the kill.
+//! the memory that is free, and with that of every memory cgroup this process is in; a server takes a little more than
+//! its ring. Other processes may take memory in between: the check makes the usual mistake an error message, it cannot
+//! exclude the kill.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -44,6 +45,13 @@ impl std::error::Error for LimitError {}
 const PAGE_BYTES: u64 = 4096;
 /// What kernel.shmmni counts.
 const SEGMENT_IDS: &str = "more segment ids";
+/// What memory is measured in.
+const MEMORY: &str = "bytes of memory, what its server takes besides included,";
+/// What a server takes besides its ring and the page tables for it: its stacks and heap, and the kernel's share of its
+/// sockets and files.
+const SERVER_BYTES: u64 = 2 << 20;
+/// Bytes that one byte of page tables maps.
+const PAGE_TABLE_REACH: u64 = PAGE_BYTES / 8;
 
 /// Compares a new segment of `bytes` bytes with every limit that is known.
 pub(crate) fn check_shared_memory(bytes: u64) -> Result<(), LimitError> {
@@ -74,16 +82,20 @@ pub(crate) fn check_shared_memory(bytes: u64) -> Result<(), LimitError> {
     check_memory(bytes)
 }
 
-/// Compares `bytes` bytes of memory with what the machine and this process's memory cgroups have left.
+/// Compares the memory of a server with a ring of `bytes` bytes with what the machine and this process's memory cgroups
+/// have left.
 pub(crate) fn check_memory(bytes: u64) -> Result<(), LimitError> {
+    let wanted = bytes
+        .saturating_add(bytes / PAGE_TABLE_REACH)
+        .saturating_add(SERVER_BYTES);
     let machine = memory_available().map(|available| ("the machine's free memory".to_owned(), available));
     for (limit, available) in machine.into_iter().chain(cgroups()) {
-        if bytes > available {
+        if wanted > available {
             return Err(LimitError {
                 limit,
-                wanted: bytes,
+                wanted,
                 available,
-                unit: "bytes",
+                unit: MEMORY,
             });
         }
     }
@@ -171,8 +183,12 @@ mod tests {
     fn ring_larger_than_the_machine_is_refused_with_both_sizes() {
         let error = check_memory(1 << 60).unwrap_err();
 
-        assert_eq!(error.wanted, 1 << 60);
-        assert!(error.available > 0 && error.to_string().contains("1152921504606846976"));
+        assert!(error.wanted > 1 << 60 && error.available > 0, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains(&error.wanted.to_string()) && text.contains(&error.available.to_string()),
+            "{text}"
+        );
     }
 
     #[test]

@@ -87,8 +87,8 @@ impl Owned {
         let id = shm_create(bytes).map_err(|source| CreateError::of_shmget(bytes, source))?;
         let mapping = Mapping::attach(id, 0).map_err(|source| CreateError::Attach { bytes, source });
         // From here on the kernel frees the segment with its last user, however that ends.
-        let removed = shm_remove(id);
-        let (mapping, ()) = (mapping?, removed.map_err(CreateError::Remove)?);
+        shm_remove(id).map_err(|source| CreateError::Remove { id, source })?;
+        let mapping = mapping?;
         let segment = Segment {
             memory: Memory::Shared { id, mapping },
             header,
@@ -102,10 +102,15 @@ impl Owned {
     /// Lays a ring in memory of this process alone, for a server that is followed over its socket only.
     pub(crate) fn private(header: Header, geometry: Geometry) -> Result<Self, CreateError> {
         limits::check_memory(geometry.segment_bytes() as u64).map_err(CreateError::Limit)?;
-        let words = geometry.segment_bytes() / WORD_BYTES;
-        let memory: Box<[AtomicU64]> = std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect();
+        let bytes = geometry.segment_bytes();
+        let words = bytes / WORD_BYTES;
+        let mut memory = Vec::new();
+        memory
+            .try_reserve_exact(words)
+            .map_err(|_| CreateError::Allocate { bytes })?;
+        memory.resize_with(words, || AtomicU64::new(0));
         let segment = Segment {
-            memory: Memory::Private(memory),
+            memory: Memory::Private(memory.into_boxed_slice()),
             header,
             geometry,
         };

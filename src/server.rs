@@ -155,8 +155,14 @@ impl fmt::Display for StartError {
                 HEARTBEAT_INTERVALS.start(),
                 HEARTBEAT_INTERVALS.end()
             ),
+            Self::Listen { address, source } if source.raw_os_error() == Some(libc::EMFILE) => {
+                write!(f, "cannot listen on {address}")
+            }
             Self::Listen { address, .. } => write!(f, "cannot listen on {address}: choose another with --listen"),
             Self::Create(error) => error.fmt(f),
+            Self::Service(source) if source.raw_os_error() == Some(libc::EAGAIN) => f.write_str(
+                "cannot start the service thread: raise the limit of processes (`ulimit -u`) or of address space (`ulimit -v`)",
+            ),
             Self::Service(_) => f.write_str("cannot start the service thread"),
             Self::Random(_) => f.write_str("the kernel gives no random bits"),
             Self::Announce(error) => error.fmt(f),

@@ -28,8 +28,18 @@ pub enum CreateError {
         /// What it failed with.
         source: io::Error,
     },
-    /// The segment could not be marked for removal.
-    Remove(io::Error),
+    /// There is no room for a ring of this process alone.
+    Allocate {
+        /// Bytes that were asked for.
+        bytes: usize,
+    },
+    /// The segment could not be marked for removal: it stays when the process ends, until somebody removes it.
+    Remove {
+        /// Its id.
+        id: i32,
+        /// What it failed with.
+        source: io::Error,
+    },
     /// The segment could not be opened to its readers.
     Access {
         /// Whom it should have been opened to.
@@ -65,7 +75,14 @@ impl fmt::Display for CreateError {
                 f,
                 "cannot attach a new segment of {bytes} bytes: ask for a smaller ring or raise the address-space limit (`ulimit -v`)"
             ),
-            Self::Remove(_) => f.write_str("cannot mark the new segment for removal; remove it with `ipcrm`"),
+            Self::Allocate { bytes } => write!(
+                f,
+                "cannot allocate a ring of {bytes} bytes: ask for a smaller ring or raise the address-space limit (`ulimit -v`)"
+            ),
+            Self::Remove { id, .. } => write!(
+                f,
+                "cannot mark the new segment {id} for removal; remove it with `ipcrm -m {id}`"
+            ),
             Self::Access { access, .. } => match access.group {
                 Some(group) => write!(f, "cannot give the segment mode {:o} and group {group}", access.mode),
                 None => write!(f, "cannot give the segment mode {:o}", access.mode),
@@ -78,8 +95,11 @@ impl std::error::Error for CreateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Limit(error) => std::error::Error::source(error),
-            Self::Get { source, .. } | Self::Attach { source, .. } | Self::Access { source, .. } => Some(source),
-            Self::Remove(source) => Some(source),
+            Self::Allocate { .. } => None,
+            Self::Get { source, .. }
+            | Self::Attach { source, .. }
+            | Self::Remove { source, .. }
+            | Self::Access { source, .. } => Some(source),
         }
     }
 }

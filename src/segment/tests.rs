@@ -220,3 +220,11 @@ fn id_that_comes_to_mean_a_smaller_segment_does_not_let_a_reader_look_behind_its
         }
     }
 }
+
+#[test]
+fn segment_that_cannot_be_marked_for_removal_is_named_with_what_removes_it() {
+    let source = io::Error::from_raw_os_error(libc::EPERM);
+    let error = CreateError::Remove { id: 42, source };
+
+    assert!(error.to_string().contains("`ipcrm -m 42`"), "{error}");
+}

@@ -35,6 +35,7 @@ fn run() -> Result<u8, Failure> {
     let args = Args::read();
     cli::start_log("client", args.log_level);
     cli::raise_file_limit();
+    cli::survive_file_size_limit().map_err(|error| Failure::caused("cannot catch signals", error))?;
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = Style {
         format: args.format,

@@ -56,6 +56,7 @@ fn exit_code(run: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     // First, so that there is no moment at which a signal would leave something behind.
     let signals = Signals::catch().map_err(|error| Failure::caused("cannot catch signals", error))?;
+    cli::survive_file_size_limit().map_err(|error| Failure::caused("cannot catch signals", error))?;
     let mut source = args.source()?;
     let mut server = start(args)?;
     introduce(&mut server, &source);

@@ -1,12 +1,14 @@
 //! One JSON object per line. `docs/client-output.md` lists every object and key; keys keep their order.
 //!
 //! Written by hand, so that a message costs an append to a buffer; the tests read it back with `serde_json`. Inside
-//! strings all control characters are escaped, C1 and line separators too, so the lines are safe on a terminal.
+//! strings all control characters are escaped, and what turns the direction of text around, so the lines are safe on a
+//! terminal.
 
 use std::io::Write;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use lapwing::cli::steers_terminal;
 
 use super::{Message, shown};
 
@@ -109,7 +111,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
 }
 
 const fn needs_escape(character: char) -> bool {
-    matches!(character, '"' | '\\' | '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{2028}' | '\u{2029}')
+    matches!(character, '"' | '\\') || steers_terminal(character)
 }
 
 #[cold]
@@ -168,9 +170,12 @@ mod tests {
 
     #[test]
     fn nothing_in_a_string_can_steer_a_terminal_or_break_the_line() {
-        let line = line("\u{1b}[2J\u{9b}2J\u{7f}\n\u{2028}\"\\".as_bytes(), None);
+        let line = line("\u{1b}[2J\u{9b}2J\u{7f}\n\u{2028}\u{202e}\"\\".as_bytes(), None);
 
-        assert!(line.contains(r#""\u001b[2J\u009b2J\u007f\n\u2028\"\\""#), "{line}");
+        assert!(
+            line.contains(r#""\u001b[2J\u009b2J\u007f\n\u2028\u202e\"\\""#),
+            "{line}"
+        );
     }
 
     proptest! {
