@@ -185,8 +185,9 @@ impl Follower {
         let is_due = self.search.due.is_none_or(|due| now >= due);
         if is_due && self.server_state() == Some(ServerState::Hung) {
             self.search.due = Some(now + SEARCH_INTERVAL);
+            // A file that no server holds is what one left that died: nobody took the place of this one.
             let found = discovery::read(&self.path, &self.options.trust);
-            if found.is_ok_and(|found| found.info.incarnation != incarnation) {
+            if found.is_ok_and(|found| found.info.incarnation != incarnation && found.lock.is_held().unwrap_or(true)) {
                 return self.detach(
                     "another server took the place of this one, which hangs".to_owned(),
                     false,

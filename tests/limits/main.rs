@@ -12,3 +12,4 @@ mod disk;
 mod memory;
 mod refused;
 mod shared_memory;
+mod watches;

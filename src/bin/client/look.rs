@@ -24,6 +24,7 @@ use lapwing::{Incarnation, Transport};
 use crate::args::Args;
 use crate::clock::unix_ns;
 use crate::identity::identity;
+use crate::live_first::live_first;
 
 /// How long looking once may take, unless `--timeout` says.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -33,6 +34,9 @@ const RESERVE: Duration = Duration::from_millis(100);
 const MOST_AT_ONCE: usize = 256;
 /// What a thread needs, generously.
 const STACK_BYTES: usize = 512 << 10;
+/// What is told if there is none to be had.
+pub(crate) const NO_THREAD: &str =
+    "cannot start a thread; raise the limit of processes (`ulimit -u`) or of address space (`ulimit -v`)";
 
 /// What a look found.
 #[derive(Debug, Default)]
@@ -130,6 +134,8 @@ enum News {
     },
     /// `--name` leaves a server out.
     LeftOut,
+    /// All paths were read.
+    Listed,
 }
 
 /// Looks at all servers that `args` names. Takes no longer than its time limit, give or take a scheduling delay.
@@ -159,7 +165,7 @@ pub(crate) fn look(args: &Args) -> Result<Findings, cli::Failure> {
     thread::Builder::new()
         .stack_size(STACK_BYTES)
         .spawn(move || lister.run())
-        .map_err(|error| cli::Failure::caused("cannot start a thread", error))?;
+        .map_err(|error| cli::Failure::caused(NO_THREAD, error))?;
     let mut findings = collect(&receiver, deadline);
     findings.now_ns = unix_ns();
     findings.choose(args.category, last);
@@ -169,6 +175,7 @@ pub(crate) fn look(args: &Args) -> Result<Findings, cli::Failure> {
 /// Takes news until there is none to come, or the time is over.
 fn collect(receiver: &Receiver<News>, deadline: Instant) -> Findings {
     let mut findings = Findings::default();
+    let mut listed = false;
     loop {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(News::Found(seen)) => findings.servers.push(*seen),
@@ -179,9 +186,16 @@ fn collect(receiver: &Receiver<News>, deadline: Instant) -> Findings {
                 findings.has_unreadable |= !is_missing;
             }
             Ok(News::LeftOut) => findings.left_out += 1,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return findings,
+            Ok(News::Listed) => listed = true,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
+    if !listed {
+        let reason = "the time was over before all info files were read; give --timeout more time".to_owned();
+        findings.failures.push(reason);
+        findings.has_unreadable = true;
+    }
+    findings
 }
 
 impl Findings {
@@ -221,17 +235,16 @@ impl Lister {
         let mut seen = HashSet::new();
         for path in std::mem::take(&mut self.paths) {
             match discovery::list(&path, &self.trust) {
-                Ok(entries) => {
-                    for entry in entries {
-                        self.take(entry, &mut seen);
-                    }
-                }
+                Ok(entries) => live_first(entries)
+                    .into_iter()
+                    .for_each(|entry| self.take(entry, &mut seen)),
                 Err(error) => self.tell(News::Failure {
                     reason: cli::one_line(&error),
                     is_missing: matches!(error, ListError::Missing { .. }),
                 }),
             }
         }
+        self.tell(News::Listed);
     }
 
     fn take(&mut self, entry: Entry, seen: &mut HashSet<PathBuf>) {
@@ -283,9 +296,9 @@ impl Lister {
         match spawned {
             Ok(_) => queue.workers += 1,
             // The others do its work.
-            Err(error) if queue.workers > 0 => log::warn!("cannot start a thread: {error}"),
+            Err(error) if queue.workers > 0 => log::warn!("{NO_THREAD}: {error}"),
             Err(error) => self.tell(News::Failure {
-                reason: format!("cannot start a thread: {error}"),
+                reason: format!("{NO_THREAD}: {error}"),
                 is_missing: false,
             }),
         }

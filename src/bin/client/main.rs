@@ -6,6 +6,7 @@
 mod args;
 mod clock;
 mod identity;
+mod live_first;
 mod output;
 
 mod look;

@@ -32,20 +32,29 @@ use self::stream::{Common, Followed, Phase, Stream};
 use self::tally::{Mark, plural};
 use crate::args::Args;
 use crate::identity::identity;
+use crate::live_first::{live_first, lives};
+use crate::look::NO_THREAD;
 use crate::output::Style;
 
 /// Servers that are followed at most: each has a thread.
 const MOST_SERVERS: usize = 1024;
 /// What a thread needs, generously.
 const STACK_BYTES: usize = 512 << 10;
+/// Of them, those that have not been attached and whose lock nobody holds: as a rule what killed servers left behind,
+/// but where locks cannot be seen perhaps some that live. Each waits with a watch, of which a user has 128.
+const MOST_SUSPECTS: usize = 64;
 /// Time between two looks at the directories even if nothing seems to have changed.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+/// The same where the kernel does not tell of changes.
+const BETWEEN_LOOKS_UNTOLD: Duration = Duration::from_secs(1);
 /// The same while a directory is missing, of which nobody can be told.
 const BETWEEN_LOOKS_FOR_MISSING: Duration = Duration::from_millis(100);
+/// Shortest time between two looks: where something changes all the time, not all the time is spent looking.
+const SHORTEST_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 /// How long the end waits for what is being written.
 const LAST_WRITE: Duration = Duration::from_millis(500);
-/// Problems that are remembered as told.
-const MOST_PROBLEMS: usize = 1024;
+/// Problems that are told: one for each entry that a directory may have.
+const MOST_PROBLEMS: usize = discovery::MAX_ENTRIES;
 
 /// Follows servers until something ends it. Returns the exit code.
 pub(crate) fn run(args: &Args, style: Style) -> Result<u8, Failure> {
@@ -70,12 +79,16 @@ struct Roster<'a> {
     directories: Vec<Directory>,
     common: Arc<Common>,
     servers: HashMap<PathBuf, Server>,
+    /// How many more that seem to be dead are taken at this look.
+    room_for_suspects: usize,
     /// Problems that were told, so that each is told once.
     told: HashSet<String>,
     started: Instant,
     /// When the next interim lines are due, with `--stats`.
     stats_due: Option<Instant>,
     look_due: Instant,
+    /// Until then no change of a directory is listened to.
+    deaf_until: Instant,
 }
 
 #[derive(Debug)]
@@ -128,10 +141,12 @@ impl<'a> Roster<'a> {
                 name_width: AtomicUsize::new(0),
             }),
             servers: HashMap::new(),
+            room_for_suspects: 0,
             told: HashSet::new(),
             started: now,
             stats_due: args.stream.stats.and_then(|interval| now.checked_add(interval)),
             look_due: now,
+            deaf_until: now,
         })
     }
 
@@ -141,13 +156,11 @@ impl<'a> Roster<'a> {
         loop {
             let now = Instant::now();
             if now >= self.look_due {
-                let missing = self.look();
-                let pause = if missing {
-                    BETWEEN_LOOKS_FOR_MISSING
-                } else {
-                    BETWEEN_LOOKS
-                };
+                let pause = self.look();
                 self.look_due = now + pause;
+                // No more time is spent looking than is not.
+                let seen = Instant::now();
+                self.deaf_until = seen + (seen - now).max(SHORTEST_BETWEEN_LOOKS);
             }
             self.tell_stats(now);
             if self.common.outlet.is_closed() || (self.args.stream.exit_at_end && self.have_all_ended()) {
@@ -156,7 +169,8 @@ impl<'a> Roster<'a> {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Outcome::TimeLimit;
             }
-            let due = [Some(self.look_due), self.stats_due, deadline];
+            let deaf_until = Some(self.deaf_until).filter(|until| now < *until);
+            let due = [Some(self.look_due), deaf_until, self.stats_due, deadline];
             let next = due.into_iter().flatten().min().unwrap_or(now);
             if let Some(outcome) = self.sleep(signals, next.saturating_duration_since(now)) {
                 return outcome;
@@ -173,6 +187,7 @@ impl<'a> Roster<'a> {
             .directories
             .iter()
             .filter_map(|directory| directory.watch.descriptor())
+            .filter(|_| Instant::now() >= self.deaf_until)
             .collect();
         let mut sources = vec![
             PollFd::new(signals, PollFlags::IN),
@@ -200,9 +215,10 @@ impl<'a> Roster<'a> {
         }
     }
 
-    /// Reads the directories and starts a thread for each new server. Returns whether one of them is missing.
-    fn look(&mut self) -> bool {
-        let mut missing = false;
+    /// Reads the directories and starts a thread for each new server. Returns when to do so again at the latest.
+    fn look(&mut self) -> Duration {
+        let mut pause = BETWEEN_LOOKS;
+        self.room_for_suspects = MOST_SUSPECTS.saturating_sub(self.suspects());
         self.servers.values_mut().for_each(|server| server.lives = false);
         for index in 0..self.directories.len() {
             let directory = &mut self.directories[index];
@@ -211,15 +227,25 @@ impl<'a> Roster<'a> {
                 log::warn!("cannot watch {:?}: {error}", directory.path);
             }
             let path = directory.path.clone();
+            if let Some(error) = directory.watch.degraded() {
+                pause = pause.min(BETWEEN_LOOKS_UNTOLD);
+                let untold = format!(
+                    "the kernel does not tell of changes in {path:?}, which is looked at every second instead; raise \
+                     fs.inotify.max_user_instances or max_user_watches with sysctl: {error}"
+                );
+                self.tell_problem(untold);
+            }
             match discovery::list(&path, &self.trust) {
-                Ok(entries) => entries.into_iter().for_each(|entry| self.take(entry)),
+                Ok(entries) => live_first(entries).into_iter().for_each(|entry| self.take(entry)),
                 Err(error) => {
-                    missing |= matches!(error, ListError::Missing { .. });
+                    if matches!(error, ListError::Missing { .. }) {
+                        pause = pause.min(BETWEEN_LOOKS_FOR_MISSING);
+                    }
                     self.tell_problem(format!("{}; waiting for it", cli::one_line(&error)));
                 }
             }
         }
-        missing
+        pause
     }
 
     fn take(&mut self, entry: Entry) {
@@ -233,7 +259,7 @@ impl<'a> Roster<'a> {
             return;
         }
         let key = identity(&found.path);
-        let lives = found.lock.is_held().unwrap_or(true);
+        let lives = lives(&found);
         let count = self.servers.len();
         match self.servers.get_mut(&key) {
             // Another life of a server may be of another category.
@@ -244,8 +270,20 @@ impl<'a> Roster<'a> {
             None if count >= MOST_SERVERS => self.tell_problem(format!(
                 "more than {MOST_SERVERS} servers; choose by --name, or follow the rest with another client"
             )),
-            None => self.follow(key, found, lives),
+            None if !lives && self.room_for_suspects == 0 => self.tell_problem(format!(
+                "more than {MOST_SUSPECTS} servers whose info files nobody has locked: the others are followed once they live"
+            )),
+            None => {
+                self.room_for_suspects -= usize::from(!lives);
+                self.follow(key, found, lives);
+            }
         }
+    }
+
+    /// Servers that were never attached and seemed to be dead at the last look.
+    fn suspects(&self) -> usize {
+        let is_suspect = |server: &&Server| !server.lives && server.followed.phase() == Phase::New;
+        self.servers.values().filter(is_suspect).count()
     }
 
     fn follow(&mut self, key: PathBuf, found: Found, lives: bool) {
@@ -269,7 +307,7 @@ impl<'a> Roster<'a> {
                 };
                 self.servers.insert(key, server);
             }
-            Err(error) => self.tell_problem(format!("{}: cannot start a thread: {error}", followed.name)),
+            Err(error) => self.tell_problem(format!("{}: {NO_THREAD}: {error}", followed.name)),
         }
     }
 
@@ -290,10 +328,17 @@ impl<'a> Roster<'a> {
     }
 
     fn tell_problem(&mut self, problem: String) {
-        if self.told.len() < MOST_PROBLEMS && !self.told.contains(&problem) {
-            cli::say(&format!("client: {}", Escaped(&problem)));
-            self.told.insert(problem);
+        if self.told.len() > MOST_PROBLEMS || self.told.contains(&problem) {
+            return;
         }
+        if self.told.len() == MOST_PROBLEMS {
+            cli::say(&format!(
+                "client: {MOST_PROBLEMS} problems were told; further ones are not"
+            ));
+        } else {
+            cli::say(&format!("client: {}", Escaped(&problem)));
+        }
+        self.told.insert(problem);
     }
 
     fn tell_stats(&mut self, now: Instant) {

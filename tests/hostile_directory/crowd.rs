@@ -1,0 +1,104 @@
+//! Ten thousand entries, and one good server whose name comes last.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use super::confined::{Process, client, run, server};
+use super::info_of;
+
+const EACH: usize = 5_000;
+/// Long enough to read so many files on a busy machine; the look then lasts as long, as nobody answers.
+const TIMEOUT: &str = "--timeout 15s";
+
+/// Puts what dead servers left, which all name an address that never answers, and as much that is no info file, into
+/// `directory`, then starts a server that comes behind all of that.
+fn crowded(directory: &Path) -> (TcpListener, Process) {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap().to_string();
+    for number in 0..EACH {
+        let dead = format!("dead-{number}");
+        fs::write(directory.join(format!("{dead}.toml")), info_of(&dead, &address)).unwrap();
+        fs::write(
+            directory.join(format!("garbage-{number}.toml")),
+            format!("number {number}"),
+        )
+        .unwrap();
+    }
+    let last = Process::announced(&server(
+        directory,
+        "zz-last",
+        "--message hello --interval 2ms --slots 65536",
+    ));
+    (mute, last)
+}
+
+#[test]
+fn client_that_looks_reports_ten_thousand_entries_and_serves_the_last() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (_mute, _last) = crowded(temporary.path());
+
+    let ended = run(&client(temporary.path(), &format!("{TIMEOUT} --format json"))).expect(0);
+
+    let servers = ended.json_of("server");
+    assert_eq!(servers.len(), EACH + 1);
+    let last = servers.last().unwrap();
+    assert_eq!(
+        (&last["name"], &last["state"]),
+        (&"zz-last".into(), &"live".into()),
+        "{last}"
+    );
+    assert_eq!(ended.json_of("message").len(), 1);
+    let mut told: Vec<_> = ended
+        .json_of("problem")
+        .iter()
+        .map(|problem| problem["path"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(told.len(), EACH);
+    told.dedup();
+    assert_eq!(told.len(), EACH, "each is told once");
+    let summary = &ended.json_of("summary")[0];
+    assert_eq!(
+        (&summary["servers"], &summary["problems"]),
+        (&(EACH + 1).into(), &EACH.into())
+    );
+}
+
+#[test]
+fn look_that_has_no_time_to_read_all_says_so_and_is_no_success() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (_mute, _last) = crowded(temporary.path());
+
+    let ended = run(&client(temporary.path(), "--timeout 1ms")).expect(1);
+
+    assert!(ended.told().contains("give --timeout more time"), "{ended:#?}");
+}
+
+#[test]
+fn follower_reports_ten_thousand_entries_and_follows_the_last() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (_mute, last) = crowded(temporary.path());
+    let follower = Process::start(&client(temporary.path(), "--follow --name zz* --format json"));
+    let everybody = Process::start(&client(temporary.path(), "--follow --format json"));
+    for follower in [&follower, &everybody] {
+        assert_eq!(follower.json_of("attached")["server"], "zz-last");
+        for _ in 0..100 {
+            assert_eq!(follower.json()["server"], "zz-last");
+        }
+    }
+    // One more entry makes both look again.
+    fs::write(temporary.path().join("the-end.toml"), "").unwrap();
+    for follower in [&follower, &everybody] {
+        let mut lines = follower.errors_up_to("the-end.toml");
+        lines.retain(|line| line.contains("garbage-"));
+        assert_eq!(lines.len(), EACH);
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), EACH, "each is told once");
+    }
+    last.kill();
+    for follower in [follower, everybody] {
+        assert_eq!(follower.json_of("detached")["server"], "zz-last");
+        follower.stop().expect(0);
+    }
+}
