@@ -86,6 +86,12 @@ fn follower_reports_ten_thousand_entries_and_follows_the_last() {
             assert_eq!(follower.json()["server"], "zz-last");
         }
     }
+    // Those that were there first leave room for one that comes.
+    let later = server(temporary.path(), "zz-later", "--message hello --interval 2ms");
+    let _later = Process::announced(&later);
+    for follower in [&follower, &everybody] {
+        while follower.json_of("attached")["server"] != "zz-later" {}
+    }
     // One more entry makes both look again.
     fs::write(temporary.path().join("the-end.toml"), "").unwrap();
     for follower in [&follower, &everybody] {
@@ -98,7 +104,7 @@ fn follower_reports_ten_thousand_entries_and_follows_the_last() {
     }
     last.kill();
     for follower in [follower, everybody] {
-        assert_eq!(follower.json_of("detached")["server"], "zz-last");
+        while follower.json_of("detached")["server"] != "zz-last" {}
         follower.stop().expect(0);
     }
 }
