@@ -36,9 +36,15 @@ pub fn brief_server(directory: &Path, options: &str) -> Words {
     )
 }
 
-/// The command line of a client that looks at `path`.
+/// The command line of a client that looks at `path`. A look that ends when all have answered may take its time, unless
+/// `options` say how long.
 pub fn client(path: &Path, options: &str) -> Words {
-    join(&[env!("CARGO_BIN_EXE_client"), &path.display().to_string()], options)
+    let command = [env!("CARGO_BIN_EXE_client"), &path.display().to_string()];
+    if options.contains("--follow") || options.contains("--timeout") {
+        join(&command, options)
+    } else {
+        join(&command, &format!("{options} --timeout 100s"))
+    }
 }
 
 fn join(words: &[&str], options: &str) -> Words {
@@ -143,6 +149,16 @@ impl Process {
     pub fn json(&self) -> Value {
         let line = self.output.recv_timeout(PATIENCE).expect("it writes another line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// The next line that does not tell whether the server hangs, which it may seem to on a busy machine, as JSON.
+    pub fn json_but_for_pauses(&self) -> Value {
+        loop {
+            let value = self.json();
+            if value["type"] != "hung" && value["type"] != "recovered" {
+                return value;
+            }
+        }
     }
 
     /// Reads JSON lines up to the next of type `kind`.

@@ -188,7 +188,7 @@ fn client_that_looks_reports_each_once_and_serves_the_good_one() {
     let _server = good_server(directory);
     let expected = spoil(directory);
 
-    let ended = run(&client(directory, "--format json --timeout 20s")).expect(0);
+    let ended = run(&client(directory, "--format json")).expect(0);
 
     let told: Vec<_> = ended
         .json_of("problem")
@@ -223,7 +223,7 @@ fn tables_and_raw_output_report_each_once_and_steer_no_terminal() {
     let _server = good_server(directory);
     let expected = spoil(directory);
     for (options, on_errors) in [("", false), ("--explain", false), ("--format raw", true)] {
-        let ended = run(&client(directory, &format!("{options} --timeout 20s"))).expect(0);
+        let ended = run(&client(directory, options)).expect(0);
 
         let lines = if on_errors { &ended.errors } else { &ended.output };
         let told: Vec<_> = lines
@@ -257,7 +257,7 @@ fn follower_reports_each_once_however_often_it_looks_and_streams_the_good_one() 
     }
     let mut sequence = follower.json_of("message")["sequence"].as_u64().unwrap();
     for _ in 0..100 {
-        let message = follower.json();
+        let message = follower.json_but_for_pauses();
         sequence += 1;
         assert_eq!(message["sequence"], sequence, "{message}");
     }

@@ -8,37 +8,35 @@ use super::confined::{Process, client, run, server};
 use super::info_of;
 
 const EACH: usize = 5_000;
-/// Long enough to read so many files on a busy machine; the look then lasts as long, as nobody answers.
-const TIMEOUT: &str = "--timeout 15s";
+/// More than a client looks at at once.
+const MUTE: usize = 300;
 
-/// Puts what dead servers left, which all name an address that never answers, and as much that is no info file, into
-/// `directory`, then starts a server that comes behind all of that.
-fn crowded(directory: &Path) -> (TcpListener, Process) {
-    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = mute.local_addr().unwrap().to_string();
+fn last_server(directory: &Path) -> Process {
+    let command = server(directory, "zz-last", "--message hello --interval 2ms --slots 65536");
+    Process::announced(&command)
+}
+
+/// Puts what dead servers left and as much that is no info file into `directory`, then starts a server that comes behind
+/// all of that.
+fn crowded(directory: &Path) -> Process {
     for number in 0..EACH {
         let dead = format!("dead-{number}");
-        fs::write(directory.join(format!("{dead}.toml")), info_of(&dead, &address)).unwrap();
+        fs::write(directory.join(format!("{dead}.toml")), info_of(&dead, "127.0.0.1:1")).unwrap();
         fs::write(
             directory.join(format!("garbage-{number}.toml")),
             format!("number {number}"),
         )
         .unwrap();
     }
-    let last = Process::announced(&server(
-        directory,
-        "zz-last",
-        "--message hello --interval 2ms --slots 65536",
-    ));
-    (mute, last)
+    last_server(directory)
 }
 
 #[test]
 fn client_that_looks_reports_ten_thousand_entries_and_serves_the_last() {
     let temporary = tempfile::tempdir().unwrap();
-    let (_mute, _last) = crowded(temporary.path());
+    let _last = crowded(temporary.path());
 
-    let ended = run(&client(temporary.path(), &format!("{TIMEOUT} --format json"))).expect(0);
+    let ended = run(&client(temporary.path(), "--format json")).expect(0);
 
     let servers = ended.json_of("server");
     assert_eq!(servers.len(), EACH + 1);
@@ -48,6 +46,7 @@ fn client_that_looks_reports_ten_thousand_entries_and_serves_the_last() {
         (&"zz-last".into(), &"live".into()),
         "{last}"
     );
+    assert!(servers[..EACH].iter().all(|server| server["state"] == "dead"));
     assert_eq!(ended.json_of("message").len(), 1);
     let mut told: Vec<_> = ended
         .json_of("problem")
@@ -65,9 +64,34 @@ fn client_that_looks_reports_ten_thousand_entries_and_serves_the_last() {
 }
 
 #[test]
+fn dead_servers_whose_addresses_never_answer_take_no_time_from_one_that_lives() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap().to_string();
+    for number in 0..MUTE {
+        let dead = format!("dead-{number}");
+        fs::write(temporary.path().join(format!("{dead}.toml")), info_of(&dead, &address)).unwrap();
+    }
+    let _last = last_server(temporary.path());
+
+    // It lasts as long, as nobody else answers.
+    let ended = run(&client(temporary.path(), "--format json --timeout 15s")).expect(0);
+
+    let servers = ended.json_of("server");
+    assert_eq!(servers.len(), MUTE + 1);
+    let last = servers.last().unwrap();
+    assert_eq!(
+        (&last["name"], &last["state"]),
+        (&"zz-last".into(), &"live".into()),
+        "{last}"
+    );
+    assert_eq!(ended.json_of("message").len(), 1);
+}
+
+#[test]
 fn look_that_has_no_time_to_read_all_says_so_and_is_no_success() {
     let temporary = tempfile::tempdir().unwrap();
-    let (_mute, _last) = crowded(temporary.path());
+    let _last = crowded(temporary.path());
 
     let ended = run(&client(temporary.path(), "--timeout 1ms")).expect(1);
 
@@ -77,7 +101,7 @@ fn look_that_has_no_time_to_read_all_says_so_and_is_no_success() {
 #[test]
 fn follower_reports_ten_thousand_entries_and_follows_the_last() {
     let temporary = tempfile::tempdir().unwrap();
-    let (_mute, last) = crowded(temporary.path());
+    let last = crowded(temporary.path());
     let follower = Process::start(&client(temporary.path(), "--follow --name zz* --format json"));
     let everybody = Process::start(&client(temporary.path(), "--follow --format json"));
     for follower in [&follower, &everybody] {

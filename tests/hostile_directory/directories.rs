@@ -13,7 +13,7 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// What a look says of a directory with one good server: the paths and reasons of its problems.
 fn problems(path: &Path, options: &str) -> Vec<[String; 2]> {
-    let ended = run(&client(path, &format!("{options} --format json --timeout 20s"))).expect(0);
+    let ended = run(&client(path, &format!("{options} --format json"))).expect(0);
     let servers = ended.json_of("server");
     assert_eq!((servers.len(), &servers[0]["state"]), (1, &"live".into()), "{ended:#?}");
     assert_eq!(ended.json_of("message").len(), 1, "{ended:#?}");
@@ -108,7 +108,7 @@ fn what_is_no_directory_or_not_there_is_told_with_its_exit_code() {
         ("dangling", 3, "there is no"),
         ("endless", 1, "cannot read"),
     ] {
-        let ended: Finished = run(&client(&at(name), "--timeout 20s"));
+        let ended: Finished = run(&client(&at(name), ""));
 
         let all = [ended.output.join("\n"), ended.told()].concat();
         assert!(ended.code == Some(code) && all.contains(reason), "{name}: {ended:#?}");
@@ -128,7 +128,7 @@ fn unreadable_directory_is_an_error_with_what_to_do() {
     let program = temporary.path().join("client");
     fs::copy(env!("CARGO_BIN_EXE_client"), &program).unwrap();
     let look = |path: &Path| {
-        let mut command = client(path, "--timeout 20s");
+        let mut command = client(path, "");
         command[0] = program.display().to_string();
         run(&within(&as_nobody, command))
     };

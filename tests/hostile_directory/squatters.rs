@@ -20,9 +20,7 @@ fn squat(path: &Path) -> [File; 2] {
 }
 
 fn state_of_the_only_server(directory: &Path) -> Value {
-    let servers = run(&client(directory, "--format json --timeout 20s"))
-        .expect(0)
-        .json_of("server");
+    let servers = run(&client(directory, "--format json")).expect(0).json_of("server");
     assert_eq!(servers.len(), 1, "{servers:?}");
     servers[0]["state"].clone()
 }

@@ -63,12 +63,12 @@ fn storm_of_changes_loses_no_message_and_hides_no_server() {
         let mut sequence = 0;
         let mut looks = 0;
         while events.load(Ordering::Relaxed) < EVENTS || looks < 5 {
-            let ended = run(&client(directory, "--name good --format json --timeout 20s")).expect(0);
+            let ended = run(&client(directory, "--name good --format json")).expect(0);
             let servers = ended.json_of("server");
             assert_eq!((servers.len(), &servers[0]["state"]), (1, &"live".into()), "{ended:#?}");
             looks += 1;
             for _ in 0..20 {
-                let message = follower.json();
+                let message = follower.json_but_for_pauses();
                 assert_eq!(
                     (&message["type"], &message["sequence"]),
                     (&"message".into(), &sequence.into()),
@@ -112,7 +112,7 @@ fn info_file_that_is_replaced_or_removed_takes_nobody_from_a_server_that_lives()
     let mut more = || {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
         loop {
-            let message = follower.json();
+            let message = follower.json_but_for_pauses();
             assert_eq!(
                 (&message["type"], &message["sequence"]),
                 (&"message".into(), &sequence.into()),
@@ -145,7 +145,7 @@ fn info_file_that_is_replaced_or_removed_takes_nobody_from_a_server_that_lives()
     server.stop().expect(0);
     assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
     loop {
-        let last = follower.json();
+        let last = follower.json_but_for_pauses();
         if last["type"] != "message" {
             assert_eq!(last["type"], "ended", "{last}");
             break;
@@ -191,7 +191,7 @@ fn directory_that_is_deleted_while_it_is_followed_is_waited_for() {
     // What is attached needs no directory.
     follower.error_with("waiting for it");
     for _ in 0..10 {
-        assert_eq!(follower.json()["type"], "message");
+        assert_eq!(follower.json_but_for_pauses()["type"], "message");
     }
     assert!(first.stop().expect(0).told().contains("is announced") || !directory.exists());
     follower.json_of("ended");

@@ -57,7 +57,7 @@ impl SteppedClock {
 /// Takes messages from a follower up to one whose time `is_so`; anything but messages, and a gap in them, is an error.
 fn messages_until(follower: &Process, next: &mut u64, is_so: impl Fn(u64) -> bool) -> u64 {
     loop {
-        let line = follower.json();
+        let line = follower.json_but_for_pauses();
         assert_eq!(
             (&line["type"], line["sequence"].as_u64()),
             (&"message".into(), Some(*next)),
@@ -173,10 +173,9 @@ fn other_time_namespace_changes_no_verdict() {
         };
         let command = server(&info, "good", "--message x --interval 1ms");
         let server = Process::announced(&within(&here, command));
-        let look = || {
-            let lines = run(&within(&there, client(&info, "--format json --timeout 5s")))
-                .expect(0)
-                .json();
+        let look = |timeout: &str| {
+            let look = within(&there, client(&info, &format!("--format json --timeout {timeout}")));
+            let lines = run(&look).expect(0).json();
             let found = the_server(&lines);
             (
                 found["state"].as_str().unwrap().to_owned(),
@@ -184,16 +183,16 @@ fn other_time_namespace_changes_no_verdict() {
                 found["pid"].as_u64().unwrap(),
             )
         };
-        let (state, category, pid) = look();
+        let (state, category, pid) = look("100s");
         assert_eq!((&*state, &*category), ("live", "host"));
         let follow = within(&there, client(&info, "--follow -n 50 --format json"));
         assert_eq!(run(&follow).expect(0).json_of("message").len(), 50);
 
         let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, Signal::STOP).unwrap();
-        wait_until("it is seen to hang", || look().0 == "hung");
+        wait_until("it is seen to hang", || look("5s").0 == "hung");
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
-        wait_until("it is seen to be dead", || look().0 == "dead");
+        wait_until("it is seen to be dead", || look("5s").0 == "dead");
         drop(server);
         assert_eq!(fs::read_dir(&info).unwrap().count(), 1, "the dead server's file");
     }

@@ -47,7 +47,7 @@ fn client_with_any_number_of_descriptors_sees_the_server_or_says_what_to_raise()
     for number in NUMBERS {
         let world = set_up("", &format!("ulimit -n {number}"));
 
-        let ended = run(&within(&world, client(directory.path(), "--format json --timeout 60s")));
+        let ended = run(&within(&world, client(directory.path(), "--format json")));
 
         let all = format!("{} {}", ended.output.join(" "), ended.told());
         let servers = ended.json_of("server");
