@@ -8,7 +8,7 @@ use rustix::io::Errno;
 /// An error, what caused it, and what to do if a limit of this process stood in the way, in one line.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
-    let mut hint = hint(error);
+    let mut advice = advice(error);
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
@@ -16,17 +16,17 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
         if !line.ends_with(&text) {
             line = format!("{line}: {text}");
         }
-        hint = hint.or(self::hint(error));
+        advice = advice.or(self::advice(error));
         cause = error.source();
     }
-    match hint {
-        Some(hint) => format!("{line}: {hint}"),
+    match advice {
+        Some(advice) => format!("{line}: {advice}"),
         None => line,
     }
 }
 
 /// What to do about a limit that any system call may run into, whatever it was for.
-fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let errno = error.downcast_ref::<io::Error>()?.raw_os_error()?;
     match Errno::from_raw_os_error(errno) {
         Errno::MFILE => Some("raise the limit of open files (`ulimit -n`)"),

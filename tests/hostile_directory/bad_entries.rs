@@ -188,7 +188,7 @@ fn client_that_looks_reports_each_once_and_serves_the_good_one() {
     let _server = good_server(directory);
     let expected = spoil(directory);
 
-    let ended = run(&client(directory, "--format json")).expect(0);
+    let ended = run(&client(directory, "--format json --timeout 30s")).expect(0);
 
     let told: Vec<_> = ended
         .json_of("problem")
