@@ -88,23 +88,23 @@ fn memory_cgroup_smaller_than_the_ring_is_named_before_it_kills() {
     starts("", &cgroup.enter(), directory.path(), "");
 }
 
-/// From a little less than the ring takes to a little more: the server starts or says why not, and is killed never.
+/// From what the ring takes to a little more: the server starts or says why not, and is killed never.
 #[test]
 fn memory_cgroup_about_as_large_as_the_ring_never_kills() {
     let Some(cgroup) = cgroup() else { return };
     let directory = tempfile::tempdir().unwrap();
     let (mut refused, mut started) = (0, 0);
-    for tenths in 0..14 {
-        cgroup.set_limit(SEGMENT_BYTES - (1 << 20) + tenths * (600 << 10));
+    for step in 0..32 {
+        cgroup.set_limit(SEGMENT_BYTES + step * (150 << 10));
         let command = brief_server(directory.path(), RING);
 
         let ran = run_behind("", &cgroup.enter(), directory.path(), command);
 
-        assert!(ran.left.is_empty(), "{tenths}: {ran:#?}");
+        assert!(ran.left.is_empty(), "{step}: {ran:#?}");
         match ran.ended.code {
             Some(0) => started += 1,
             Some(1) if ran.ended.told().contains(&cgroup.limit_file()) => refused += 1,
-            _ => panic!("{tenths}: {ran:#?}"),
+            _ => panic!("{step}: {ran:#?}"),
         }
     }
     assert!(refused > 1 && started > 1, "{refused} refused, {started} started");
