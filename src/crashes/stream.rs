@@ -165,6 +165,8 @@ impl Arena {
             self.position
         };
         self.floor = self.floor.max((position + words).saturating_sub(ARENA_WORDS));
+        // Also if it is given up: what is skipped for it stays skipped.
+        self.position = position;
         Some(position)
     }
 
