@@ -178,7 +178,7 @@ fn greetings_that_are_none() -> Vec<Judged> {
     let none = |what, bytes| greeting(what, bytes, Verdict::NoFrame);
     vec![
         none("a version that nobody speaks", patched_hello(0, &[9, 0])),
-        none("flags that there are not", patched_hello(2, &[2, 0])),
+        none("flags that there are not", patched_hello(2, &[4, 0])),
         none(
             "an oldest beyond the head",
             hello(|hello| hello.oldest = hello.head + 1),
