@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::low_level::{pipe, unregister};
 
 use crate::causes::with_causes;
+use crate::gate::LosslessPolicy;
 
 /// What the commands exit with.
 pub mod exit {
@@ -50,6 +51,27 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// What is wrong with it, and what would be right.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write a time like 500ms, 1s, 2m"))
+}
+
+/// Reads what a server does about slow lossless subscribers: `block`, or `evict:5s`. For clap's `value_parser`.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn lossless_policy(text: &str) -> Result<LosslessPolicy, String> {
+    const ADVICE: &str = "write block, or evict: and a time like evict:5s";
+    /// A server tells the time to its clients as 32 bits of milliseconds.
+    const LONGEST: Duration = Duration::from_secs(40 * 86_400);
+    match text.strip_prefix("evict:") {
+        None if text == "block" => Ok(LosslessPolicy::Block),
+        None => Err(ADVICE.to_owned()),
+        Some(patience) => match humantime::parse_duration(patience) {
+            Err(error) => Err(format!("{error}; {ADVICE}")),
+            Ok(patience) if patience.subsec_nanos() % 1_000_000 != 0 || patience.is_zero() || patience > LONGEST => {
+                Err("give a time of whole milliseconds, from 1ms to 40days".to_owned())
+            }
+            Ok(patience) => Ok(LosslessPolicy::Evict(patience)),
+        },
+    }
 }
 
 /// How much the log tells on standard error.
@@ -302,6 +324,42 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         for wrong in ["", "1", "1 parsec", "-1s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn policies_are_read_as_they_are_shown() {
+        for (text, millis) in [
+            ("evict:5s", 5000),
+            ("evict:50ms", 50),
+            ("evict:1500ms", 1500),
+            ("evict:90s", 90_000),
+        ] {
+            let policy = lossless_policy(text).unwrap();
+
+            assert_eq!(policy, LosslessPolicy::Evict(Duration::from_millis(millis)));
+            assert_eq!(policy.to_string(), text);
+        }
+        assert_eq!(lossless_policy("block").unwrap().to_string(), "block");
+        assert_eq!(lossless_policy("evict:1m 30s"), lossless_policy("evict:90s"));
+        for wrong in [
+            "",
+            "evict",
+            "evict:",
+            "evict:5",
+            "evict:0s",
+            "evict:1us",
+            "evict:1year",
+            "Block",
+            "drop",
+            "evict:-1s",
+        ] {
+            let advice = lossless_policy(wrong).unwrap_err();
+
+            assert!(
+                advice.contains("evict:5s") || advice.contains("1ms"),
+                "{wrong:?}: {advice}"
+            );
         }
     }
 

@@ -230,10 +230,15 @@ impl Gate {
     /// Who there is, and who holds up the publisher.
     pub(crate) fn status(&self, now: Instant) -> LosslessStatus {
         let claims = self.claims();
-        let holder = claims.holder.as_ref().map(|(claim, since)| Holder {
-            who: claim.who().to_owned(),
-            held: now.saturating_duration_since(*since),
-            cursor: claim.words().cursor(),
+        let holder = claims.holder.as_ref().and_then(|(claim, since)| {
+            let entry = claims.entries.iter().find(|entry| Arc::ptr_eq(&entry.claim, claim))?;
+            let cursor = claim.words().cursor();
+            // One that has read on since the last look may hold up nobody any more.
+            (cursor <= entry.seen).then(|| Holder {
+                who: claim.who().to_owned(),
+                held: now.saturating_duration_since(*since),
+                cursor: entry.seen,
+            })
         });
         LosslessStatus {
             subscribers: claims.entries.len(),

@@ -154,7 +154,7 @@ pub use self::{
     publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, Values, View},
     segment::{Access, Segment},
-    server::{Server, ServerOptions, ServerStats, ServiceDied, StartError},
+    server::{Monitor, Server, ServerOptions, ServerStats, ServiceDied, StartError},
     socket::{RemoteError, RemoteSubscriber},
     subscriber::{Join, Subscriber, WaitStrategy, Waited},
     transport::{Payload, Transport, TransportChoice},

@@ -323,6 +323,12 @@ impl Publisher {
     pub fn lossless_status(&self) -> LosslessStatus {
         self.gatekeeper.gate().status(Instant::now())
     }
+
+    /// The same, or `None` if there can be no lossless subscribers.
+    #[must_use]
+    pub fn lossless(&self) -> Option<LosslessStatus> {
+        self.gatekeeper.gate().offer().map(|_| self.lossless_status())
+    }
 }
 
 /// Why a message may not be published now.
@@ -483,7 +489,10 @@ impl Batch<'_> {
     /// As [`Publisher::publish`].
     #[inline]
     pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
-        self.publisher.admit(payload.len())?;
+        match self.publisher.try_admit(payload.len()) {
+            Err(PublishError::Full) => self.wait_for_room(payload.len(), Duration::MAX)?,
+            admitted => admitted?,
+        }
         Ok(self.publisher.put(tag, payload, self.now_ns))
     }
 
@@ -495,6 +504,22 @@ impl Batch<'_> {
     pub fn try_push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         self.publisher.try_admit(payload.len())?;
         Ok(self.publisher.put(tag, payload, self.now_ns))
+    }
+
+    /// As [`Publisher::wait_for_room`]. Sleepers are woken first, and what is pushed later has a later timestamp.
+    ///
+    /// # Errors
+    /// As [`Publisher::wait_for_room`].
+    pub fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<(), PublishError> {
+        let outcome = self.publisher.wait_for_room(len, timeout);
+        self.now_ns = now_ns();
+        outcome
+    }
+
+    /// The one whose batch this is.
+    #[must_use]
+    pub const fn publisher(&self) -> &Publisher {
+        self.publisher
     }
 }
 

@@ -316,21 +316,26 @@ impl Server {
         self.info.socket.as_ref().map_or(&[], |socket| &socket.addresses)
     }
 
-    /// What was done so far. Costs a system call.
-    #[must_use]
-    pub fn stats(&self) -> ServerStats {
-        ServerStats {
-            messages: self.publisher.next_sequence(),
-            bytes: self.publisher.bytes_published(),
-            readers: self.readers(),
-            service: self.service.stats(),
+    /// The publisher, and beside it what can be asked while it is at work.
+    pub fn split(&mut self) -> (&mut Publisher, Monitor<'_>) {
+        let monitor = Monitor {
+            service: &self.service,
+            segment: &self.segment,
+        };
+        (&mut self.publisher, monitor)
+    }
+
+    fn monitor(&self) -> Monitor<'_> {
+        Monitor {
+            service: &self.service,
+            segment: &self.segment,
         }
     }
 
-    /// Processes that have the segment attached, this one excepted.
-    fn readers(&self) -> u64 {
-        let status = self.segment.status().ok().flatten();
-        status.map_or(0, |status| status.attached.saturating_sub(1))
+    /// What was done so far. Costs a system call.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.monitor().stats(&self.publisher)
     }
 
     /// Who the lossless subscribers are, and whether one of them holds up the publisher.
@@ -344,11 +349,7 @@ impl Server {
     /// # Errors
     /// If it does not: the server is of no more use.
     pub fn check(&self) -> Result<(), ServiceDied> {
-        if self.service.is_running() {
-            Ok(())
-        } else {
-            Err(ServiceDied)
-        }
+        self.monitor().check()
     }
 
     /// Ends the stream: subscribers that have read it all are told so, and nothing more can be published.
@@ -363,7 +364,7 @@ impl Server {
     pub fn is_drained(&self) -> bool {
         self.publisher.has_ended()
             && self.announced_at.elapsed() >= WELCOME
-            && self.readers() == 0
+            && self.monitor().readers() == 0
             && self.service.stats().connections == 0
     }
 
@@ -377,6 +378,44 @@ impl Server {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.is_drained()
+    }
+}
+
+/// A server without its publisher: what whoever publishes may have to ask in between.
+#[derive(Debug, Clone, Copy)]
+pub struct Monitor<'a> {
+    service: &'a ServiceHandle,
+    segment: &'a Segment,
+}
+
+impl Monitor<'_> {
+    /// As [`Server::stats`]; `publisher` is that of the same server.
+    #[must_use]
+    pub fn stats(&self, publisher: &Publisher) -> ServerStats {
+        ServerStats {
+            messages: publisher.next_sequence(),
+            bytes: publisher.bytes_published(),
+            readers: self.readers(),
+            service: self.service.stats(),
+        }
+    }
+
+    /// As [`Server::check`].
+    ///
+    /// # Errors
+    /// As [`Server::check`].
+    pub fn check(&self) -> Result<(), ServiceDied> {
+        if self.service.is_running() {
+            Ok(())
+        } else {
+            Err(ServiceDied)
+        }
+    }
+
+    /// Processes that have the segment attached, this one excepted.
+    fn readers(&self) -> u64 {
+        let status = self.segment.status().ok().flatten();
+        status.map_or(0, |status| status.attached.saturating_sub(1))
     }
 }
 

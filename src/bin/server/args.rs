@@ -10,8 +10,9 @@ use clap::{ArgGroup, CommandFactory, Parser};
 use lapwing::cli::{self, Failure, LogLevel};
 use lapwing::discovery::ServerName;
 use lapwing::layout::{Geometry, GeometryError};
-use lapwing::{Access, ServerOptions};
+use lapwing::{Access, LosslessOffer, LosslessPolicy, ServerOptions};
 
+use crate::feed::OnFull;
 use crate::group;
 use crate::source::generate::MIN_BYTES;
 use crate::source::pace::Rate;
@@ -31,6 +32,8 @@ Exit codes:
   0  the input ended, or SIGINT, SIGTERM or SIGHUP asked to stop
   1  an error, told on standard error
   2  arguments that make no sense";
+
+const DEFAULT_MAX_LOSSLESS: u32 = 64;
 
 /// Publishes a stream of messages for any number of clients, over shared memory and TCP.
 ///
@@ -104,6 +107,31 @@ pub struct Args {
     /// Group that the shared memory is given to: a name or a number
     #[arg(long, help_heading = "Who can read", value_name = "GROUP", value_parser = group::number_of)]
     group: Option<u32>,
+
+    /// Let clients ask to lose nothing: what to do when one is a whole ring behind. block waits for it, evict:5s waits
+    /// until it has read nothing for that long and goes on without it
+    #[arg(long, help_heading = "Lossless clients", value_name = "block|evict:TIME", value_parser = cli::lossless_policy)]
+    lossless: Option<LosslessPolicy>,
+
+    /// Most lossless clients at a time [default: 64]
+    #[arg(
+        long,
+        help_heading = "Lossless clients",
+        value_name = "N",
+        requires = "lossless",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_lossless: Option<u32>,
+
+    /// What to do with the input meanwhile [default: wait]
+    #[arg(
+        long,
+        help_heading = "Lossless clients",
+        value_enum,
+        value_name = "WHAT",
+        requires = "lossless"
+    )]
+    on_full: Option<OnFull>,
 
     /// Publish the lines of this file [default: those of standard input]
     #[arg(long, help_heading = "Source, one of", value_name = "PATH", group = "source")]
@@ -215,6 +243,12 @@ impl Args {
                 "--size is from 16 on: a generated message holds a sequence and a time",
             ));
         }
+        if self.lossless.is_some() && self.no_socket {
+            return Err(wrong(
+                "lossless clients ask for their place over a socket, also those that read shared memory; leave out \
+                 --no-socket",
+            ));
+        }
         if self.advertise.iter().any(|address| address.port() == 0) {
             return Err(wrong(
                 "--advertise needs the port that clients are to connect to, not 0",
@@ -256,6 +290,10 @@ impl Args {
             mode: self.mode.unwrap_or(options.access.mode),
             group: self.group,
         };
+        options.lossless = self.lossless.map(|policy| LosslessOffer {
+            policy,
+            max_subscribers: self.max_lossless.unwrap_or(DEFAULT_MAX_LOSSLESS) as usize,
+        });
         options.advertise.clone_from(&self.advertise);
         if self.no_socket {
             options.listen.clear();
@@ -266,6 +304,11 @@ impl Args {
             options.max_connections = usize::try_from(most).unwrap_or(usize::MAX);
         }
         options
+    }
+
+    /// What to do with the input while a lossless client is behind.
+    pub fn on_full(&self) -> OnFull {
+        self.on_full.unwrap_or_default()
     }
 
     /// What the server is called after if it was given no name.
@@ -373,6 +416,31 @@ mod tests {
     }
 
     #[test]
+    fn what_lossless_clients_are_offered_is_what_was_said() {
+        let offer = |arguments: &str| {
+            parse(arguments)
+                .unwrap()
+                .options("n".parse().unwrap())
+                .lossless
+                .unwrap()
+        };
+
+        assert_eq!(offer("--lossless block").max_subscribers, 64);
+        assert_eq!(offer("--lossless block --max-lossless 3").max_subscribers, 3);
+        assert_eq!(
+            offer("--lossless evict:5s").policy,
+            LosslessPolicy::Evict(Duration::from_secs(5))
+        );
+        assert_eq!(parse("--lossless block").unwrap().on_full(), OnFull::Wait);
+        assert_eq!(
+            parse("--lossless block --on-full drop").unwrap().on_full(),
+            OnFull::Drop
+        );
+        let error = parse("--lossless block --no-socket").unwrap_err().to_string();
+        assert!(error.contains("leave out --no-socket"), "{error}");
+    }
+
+    #[test]
     fn without_arguments_the_librarys_defaults_hold() {
         let name: ServerName = "n".parse().unwrap();
 
@@ -409,6 +477,14 @@ mod tests {
             "--mode 0999",
             "--mode 1777",
             "--group no-such-group-anywhere",
+            "--lossless",
+            "--lossless evict",
+            "--lossless evict:0s",
+            "--lossless block --no-socket",
+            "--lossless block --max-lossless 0",
+            "--lossless block --on-full panic",
+            "--max-lossless 5",
+            "--on-full drop",
             "--name a/b",
             "--listen nowhere",
             "--advertise 10.0.0.1:0",

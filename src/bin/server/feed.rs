@@ -2,24 +2,29 @@
 //!
 //! ```text
 //!   source --burst--> publisher          wait: input, signals, time ----> readable | time is up | stopped
+//!            |
+//!            +--no room: a lossless subscriber is behind--> wait | leave the message out
 //! ```
 //!
-//! A source waits in no other way than [`Feed::wait`], so that a signal ends it at any moment, the statistics come in
-//! time, and a server whose service thread died does not go on as if nothing had happened.
+//! A source waits in no other way than [`Feed::wait`] and a burst without room, so that a signal ends it at any moment,
+//! the statistics come in time, and a server whose service thread died does not go on as if nothing had happened.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use lapwing::cli::{Failure, Signals};
-use lapwing::{Batch, PublishError, Server};
+use lapwing::{Batch, Monitor, PublishError, Publisher, Server};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::hold_up::HoldUp;
 use crate::refused::Refused;
 use crate::stats::Stats;
 
 /// How often to see whether the server is well although nothing happens.
 const BETWEEN_TURNS: Duration = Duration::from_millis(500);
+/// How often a message that waits for room lets other things be looked at.
+const BETWEEN_LOOKS_FOR_SIGNALS: Duration = Duration::from_millis(50);
 /// How often to see whether the last subscriber has left.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
@@ -38,47 +43,73 @@ impl From<Failure> for Interrupt {
     }
 }
 
-/// A running server, its signals and what is counted.
+/// What to do with a message while a lossless subscriber has not read what it would overwrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum OnFull {
+    /// Wait, and read no more input meanwhile
+    #[default]
+    Wait,
+    /// Leave the message out, and count it
+    Drop,
+}
+
+/// A running server, and what is to be done beside publishing.
 #[derive(Debug)]
 pub struct Feed {
     server: Server,
+    duties: Duties,
+}
+
+/// What a server does while its source waits.
+#[derive(Debug)]
+struct Duties {
     signals: Signals,
+    on_full: OnFull,
     refused: Refused,
+    hold_up: HoldUp,
     stats: Option<Stats>,
     next_turn: Instant,
 }
 
 impl Feed {
     /// Takes over `server`; tells statistics every `stats_interval` if there is one.
-    pub fn new(mut server: Server, signals: Signals, stats_interval: Option<Duration>) -> Self {
+    pub fn new(mut server: Server, signals: Signals, on_full: OnFull, stats_interval: Option<Duration>) -> Self {
         let now = Instant::now();
         let max = server.publisher().max_message_bytes();
         let stats = stats_interval.map(|interval| Stats::new(interval, server.stats(), now));
         Self {
             server,
-            signals,
-            refused: Refused::new(max),
-            stats,
-            next_turn: now,
+            duties: Duties {
+                signals,
+                on_full,
+                refused: Refused::new(max),
+                hold_up: HoldUp::default(),
+                stats,
+                next_turn: now,
+            },
         }
     }
 
     /// Longest message, in bytes.
     pub const fn max_message_bytes(&self) -> usize {
-        self.refused.max()
+        self.duties.refused.max()
     }
 
-    /// The sequence that the next message gets.
-    pub const fn next_sequence(&mut self) -> u64 {
-        self.server.publisher().next_sequence()
-    }
-
-    /// Begins to publish messages that share one timestamp and one wake.
-    pub fn burst(&mut self) -> Burst<'_> {
-        Burst {
-            batch: self.server.publisher().batch(),
-            refused: &mut self.refused,
-        }
+    /// Lets `push` publish messages that share one timestamp and one wake.
+    ///
+    /// # Errors
+    /// If a signal arrived while a message waited for room, or the server is of no more use. What was pushed from that
+    /// message on is not published.
+    pub fn publish(&mut self, push: impl FnOnce(&mut Burst<'_>)) -> Result<(), Interrupt> {
+        let (publisher, monitor) = self.server.split();
+        let mut burst = Burst {
+            batch: publisher.batch(),
+            monitor,
+            duties: &mut self.duties,
+            interrupt: None,
+        };
+        push(&mut burst);
+        burst.interrupt.map_or(Ok(()), Err)
     }
 
     /// Waits until `input` can be read or has ended, or it is `until`. Returns whether the input is what ended the wait.
@@ -88,11 +119,12 @@ impl Feed {
     pub fn wait(&mut self, input: Option<BorrowedFd<'_>>, until: Option<Instant>) -> Result<bool, Interrupt> {
         loop {
             let now = Instant::now();
-            self.turn(now)?;
-            let end = until.map_or(self.next_turn, |until| until.min(self.next_turn));
+            let (publisher, monitor) = self.server.split();
+            let next_turn = self.duties.turn(publisher, monitor, now)?;
+            let end = until.map_or(next_turn, |until| until.min(next_turn));
             let left = end.saturating_duration_since(now);
-            let (signalled, readable) = look(self.signals.as_fd(), input, left)?;
-            if signalled && self.signals.take() {
+            let (signalled, readable) = look(self.duties.signals.as_fd(), input, left)?;
+            if signalled && self.duties.signals.take() {
                 return Err(Interrupt::Signal);
             }
             if readable {
@@ -130,28 +162,37 @@ impl Feed {
 
     /// Tells what is still to be told: the last thing that a feed does.
     pub fn conclude(&mut self) {
-        self.refused.tell_the_rest();
-        if let Some(stats) = &self.stats {
-            stats.tell_total(&self.server.stats(), &self.refused, Instant::now());
+        let Duties { refused, stats, .. } = &mut self.duties;
+        refused.tell_the_rest();
+        if let Some(stats) = stats {
+            let lossless = self.server.publisher().lossless();
+            stats.tell_total(&self.server.stats(), lossless.as_ref(), refused, Instant::now());
         }
     }
+}
 
-    fn turn(&mut self, now: Instant) -> Result<(), Interrupt> {
-        self.server
+impl Duties {
+    /// Does what is due. Returns when there is something to do again.
+    fn turn(&mut self, publisher: &Publisher, monitor: Monitor<'_>, now: Instant) -> Result<Instant, Interrupt> {
+        monitor
             .check()
             .map_err(|error| Failure::caused("cannot go on", error))?;
         if now < self.next_turn {
-            return Ok(());
+            return Ok(self.next_turn);
         }
         self.next_turn = now + BETWEEN_TURNS;
         self.refused.tell(now);
+        let lossless = publisher.lossless();
+        if let Some(status) = &lossless {
+            self.hold_up.tell(status, now);
+        }
         if let Some(stats) = &mut self.stats {
             if now >= stats.due() {
-                stats.tell(self.server.stats(), &self.refused, now);
+                stats.tell(monitor.stats(publisher), lossless.as_ref(), &self.refused, now);
             }
             self.next_turn = self.next_turn.min(stats.due());
         }
-        Ok(())
+        Ok(self.next_turn)
     }
 }
 
@@ -183,22 +224,67 @@ fn look(signals: BorrowedFd<'_>, input: Option<BorrowedFd<'_>>, timeout: Duratio
 #[derive(Debug)]
 pub struct Burst<'a> {
     batch: Batch<'a>,
-    refused: &'a mut Refused,
+    monitor: Monitor<'a>,
+    duties: &'a mut Duties,
+    /// Once it is there, nothing more is published: no message overtakes one that was given up.
+    interrupt: Option<Interrupt>,
 }
 
 impl Burst<'_> {
-    /// Publishes a message, or counts it if it is too long.
+    /// Publishes a message, or counts it if it is not to be published.
     #[inline]
     pub fn push(&mut self, tag: u64, payload: &[u8]) {
-        // There is no other error: a stream is not ended while its source runs.
-        if let Err(PublishError::TooLong { len, .. }) = self.batch.push(tag, payload) {
-            self.refuse(len as u64);
+        if self.interrupt.is_some() {
+            return;
         }
+        loop {
+            match self.batch.try_push(tag, payload) {
+                Err(PublishError::Full) if self.has_made_room(payload.len()) => {}
+                Err(PublishError::TooLong { len, .. }) => return self.refuse(len as u64),
+                // There is no other error: a stream is not ended while its source runs.
+                _ => return,
+            }
+        }
+    }
+
+    /// Does what is to be done when a message of `len` bytes has no room. Returns whether it has now.
+    #[cold]
+    fn has_made_room(&mut self, len: usize) -> bool {
+        match self.duties.on_full {
+            OnFull::Wait => self
+                .wait_for_room(len)
+                .map_err(|interrupt| self.interrupt = Some(interrupt))
+                .is_ok(),
+            // Also this wakes those who are to make room.
+            OnFull::Drop if self.batch.wait_for_room(len, Duration::ZERO).is_ok() => true,
+            OnFull::Drop => {
+                let holder = self.batch.publisher().lossless_status().holder;
+                self.duties.refused.count_full(holder.as_ref());
+                false
+            }
+        }
+    }
+
+    /// Waits as [`Feed::wait`] does, until a message of `len` bytes has room.
+    fn wait_for_room(&mut self, len: usize) -> Result<(), Interrupt> {
+        while self.batch.wait_for_room(len, BETWEEN_LOOKS_FOR_SIGNALS) == Err(PublishError::Full) {
+            self.duties.turn(self.batch.publisher(), self.monitor, Instant::now())?;
+            if self.duties.signals.take() {
+                return Err(Interrupt::Signal);
+            }
+        }
+        Ok(())
     }
 
     /// Counts a message that is not published because it has `bytes` bytes.
     #[cold]
     pub fn refuse(&mut self, bytes: u64) {
-        self.refused.count(bytes);
+        self.duties.refused.count_too_long(bytes);
+    }
+
+    /// The sequence that the next message gets.
+    #[inline]
+    pub fn next_sequence(&self) -> u64 {
+        self.batch.publisher().next_sequence()
     }
 }

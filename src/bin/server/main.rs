@@ -10,6 +10,7 @@
 mod args;
 mod feed;
 mod group;
+mod hold_up;
 mod name;
 mod refused;
 mod source;
@@ -60,7 +61,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut source = args.source()?;
     let mut server = start(args)?;
     introduce(&mut server, &source);
-    let mut feed = Feed::new(server, signals, args.stats);
+    let mut feed = Feed::new(server, signals, args.on_full(), args.stats);
     let outcome = publish(args, &mut source, &mut feed);
     feed.conclude();
     match outcome {

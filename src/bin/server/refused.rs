@@ -1,7 +1,8 @@
-//! Messages that were too long to be published: counted all, told one by one only while they are few.
+//! Messages that were not published: counted all, told one by one only while they are few.
 
 use std::time::{Duration, Instant};
 
+use lapwing::Holder;
 use log::warn;
 
 /// How many are told one by one.
@@ -9,22 +10,47 @@ const TOLD_EACH: u64 = 3;
 /// How often the others are told together.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
 
-/// Counts the messages that were too long.
+/// Counts messages that were too long, and those for which there was no room.
 #[derive(Debug)]
 pub struct Refused {
     max: usize,
-    count: u64,
-    told: u64,
+    too_long: Count,
+    full: Count,
     told_at: Option<Instant>,
 }
 
+/// How many there were for one reason, and how many of them were told.
+#[derive(Debug, Default)]
+struct Count {
+    total: u64,
+    told: u64,
+}
+
+impl Count {
+    /// Counts one. Returns whether it is to be told.
+    const fn add(&mut self) -> bool {
+        self.total += 1;
+        if self.total <= TOLD_EACH {
+            self.told = self.total;
+        }
+        self.total <= TOLD_EACH
+    }
+
+    /// How many were not told yet, if there are any. Now they are.
+    fn take_untold(&mut self) -> Option<u64> {
+        let untold = self.total - self.told;
+        self.told = self.total;
+        (untold > 0).then_some(untold)
+    }
+}
+
 impl Refused {
-    /// Begins to count messages of more than `max` bytes.
-    pub const fn new(max: usize) -> Self {
+    /// Begins to count, for messages of up to `max` bytes.
+    pub fn new(max: usize) -> Self {
         Self {
             max,
-            count: 0,
-            told: 0,
+            too_long: Count::default(),
+            full: Count::default(),
             told_at: None,
         }
     }
@@ -34,20 +60,34 @@ impl Refused {
         self.max
     }
 
-    /// How many there were.
-    pub const fn total(&self) -> u64 {
-        self.count
+    /// How many were too long.
+    pub const fn too_long(&self) -> u64 {
+        self.too_long.total
     }
 
-    /// Counts one of `bytes` bytes.
-    pub fn count(&mut self, bytes: u64) {
-        self.count += 1;
-        if self.count <= TOLD_EACH {
-            self.told = self.count;
+    /// How many had no room.
+    pub const fn full(&self) -> u64 {
+        self.full.total
+    }
+
+    /// Counts one of `bytes` bytes, which are too many.
+    pub fn count_too_long(&mut self, bytes: u64) {
+        if self.too_long.add() {
             warn!(
                 "a message of {bytes} bytes is not published: this ring takes up to {}; for longer ones give a larger \
                  --ring-size or --max-message",
                 self.max
+            );
+        }
+    }
+
+    /// Counts one that would overwrite what `holder` has not read.
+    pub fn count_full(&mut self, holder: Option<&Holder>) {
+        if self.full.add() {
+            let who = holder.map_or("a lossless subscriber", |holder| &holder.who);
+            warn!(
+                "a message is not published: {who} has not read what it would overwrite; for room give more --slots or a \
+                 larger --ring-size, or wait with --on-full wait"
             );
         }
     }
@@ -62,14 +102,17 @@ impl Refused {
 
     /// Tells how many there were that were not told yet.
     pub fn tell_the_rest(&mut self) {
-        if self.count > self.told {
+        if let Some(untold) = self.too_long.take_untold() {
             warn!(
-                "{} more messages of more than {} bytes were not published, {} in all",
-                self.count - self.told,
-                self.max,
-                self.count
+                "{untold} more messages of more than {} bytes were not published, {} in all",
+                self.max, self.too_long.total
             );
-            self.told = self.count;
+        }
+        if let Some(untold) = self.full.take_untold() {
+            warn!(
+                "{untold} more messages were not published because lossless subscribers were behind, {} in all",
+                self.full.total
+            );
         }
     }
 }

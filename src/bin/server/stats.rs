@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use lapwing::ServerStats;
-use lapwing::cli::say;
+use lapwing::cli::{Escaped, say};
+use lapwing::{LosslessStatus, ServerStats};
 
 use crate::refused::Refused;
 
@@ -35,17 +35,17 @@ impl Stats {
     }
 
     /// Prints a line on what was done since the last.
-    pub fn tell(&mut self, stats: ServerStats, refused: &Refused, now: Instant) {
+    pub fn tell(&mut self, stats: ServerStats, lossless: Option<&LosslessStatus>, refused: &Refused, now: Instant) {
         let (last, last_at) = self.last;
         let rates = Rates::between(&last, &stats, now.saturating_duration_since(last_at));
-        say(&format!("server: stats: {}", line(&stats, &rates, refused)));
+        say(&format!("server: stats: {}", line(&stats, &rates, lossless, refused)));
         self.last = (stats, now);
         // From when it was due, so that late lines do not add up; from now if more than one was.
         self.due = later(self.due, self.interval).max(now);
     }
 
     /// Prints the last line, on all that was done.
-    pub fn tell_total(&self, stats: &ServerStats, refused: &Refused, now: Instant) {
+    pub fn tell_total(&self, stats: &ServerStats, lossless: Option<&LosslessStatus>, refused: &Refused, now: Instant) {
         let elapsed = now.saturating_duration_since(self.started);
         let rates = Rates {
             messages: per_second(stats.messages, elapsed),
@@ -54,7 +54,7 @@ impl Stats {
         let seconds = elapsed.as_secs_f64();
         say(&format!(
             "server: total: {} seconds={seconds:.3}",
-            line(stats, &rates, refused)
+            line(stats, &rates, lossless, refused)
         ));
     }
 }
@@ -86,7 +86,7 @@ fn per_second(count: u64, elapsed: Duration) -> u64 {
     u64::try_from(u128::from(count) * 1_000_000_000 / ns).unwrap_or(u64::MAX)
 }
 
-fn line(stats: &ServerStats, rates: &Rates, refused: &Refused) -> String {
+fn line(stats: &ServerStats, rates: &Rates, lossless: Option<&LosslessStatus>, refused: &Refused) -> String {
     let service = &stats.service;
     let mut line = format!(
         "messages={} rate={}/s bytes={} throughput={}B/s too_long={} readers={} connections={} socket_gaps={} \
@@ -95,18 +95,22 @@ fn line(stats: &ServerStats, rates: &Rates, refused: &Refused) -> String {
         rates.messages,
         stats.bytes,
         rates.bytes,
-        refused.total(),
+        refused.too_long(),
         stats.readers,
         service.connections,
         service.gaps,
         service.missed,
     );
+    if let Some(status) = lossless {
+        line += &held(status, refused);
+    }
     let reasons = [
         ("full", service.rejected_full),
         ("version", service.rejected_version),
         ("protocol", service.rejected_protocol),
         ("late", service.rejected_late),
         ("silent", service.rejected_silent),
+        ("lossless", service.rejected_lossless),
         ("stalled", service.dropped_stalled),
         ("corrupt", service.dropped_corrupt),
         ("accept", service.accept_failures),
@@ -118,6 +122,27 @@ fn line(stats: &ServerStats, rates: &Rates, refused: &Refused) -> String {
         }
     }
     line
+}
+
+/// How the lossless subscribers fare, and what they cost.
+fn held(status: &LosslessStatus, refused: &Refused) -> String {
+    let mut part = format!(
+        " lossless={} evicted={} unpublished={}",
+        status.subscribers,
+        status.evicted,
+        refused.full()
+    );
+    if let Some(holder) = &status.holder {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            part,
+            " held={:.1}s held_by=\"{}\" held_at={}",
+            holder.held.as_secs_f64(),
+            Escaped(&holder.who),
+            holder.cursor
+        );
+    }
+    part
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Follow {
                 Found::Same => self.wait(feed)?,
                 Found::Cut => {
                     info!("{:?} was cut: starting again at its beginning", self.path);
-                    end_lines(feed, &mut lines);
+                    end_lines(feed, &mut lines)?;
                     self.file
                         .seek(SeekFrom::Start(0))
                         .map_err(|error| self.failed("read", error))?;
@@ -80,7 +80,7 @@ impl Follow {
                     info!("{:?} was replaced: going on with the new file", self.path);
                     // What was written to the old file until it was replaced.
                     self.read_to_end(feed, &mut lines)?;
-                    end_lines(feed, &mut lines);
+                    end_lines(feed, &mut lines)?;
                     self.file = file;
                     if let Some(watch) = &mut self.watch {
                         watch.add_file(&self.path);
@@ -96,7 +96,7 @@ impl Follow {
             feed.wait(Some(self.file.as_fd()), None)?;
             match read(&self.file, &mut *self.block) {
                 Ok(0) => return Ok(()),
-                Ok(count) => publish_lines(feed, lines, &self.block[..count]),
+                Ok(count) => publish_lines(feed, lines, &self.block[..count])?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(self.failed("read", error).into()),
             }

@@ -62,7 +62,7 @@ impl Generate {
             let limit = left.min(between_waits);
             let now = Instant::now();
             let count = pace.as_mut().map_or(limit, |pace| pace.take(now, limit));
-            publish(feed, count, &mut message);
+            publish(feed, count, &mut message)?;
             left -= count;
             if let Some(pace) = &pace
                 && pace.lags() > lags
@@ -86,20 +86,21 @@ fn tell_lag(rate: Rate, lags: u64) {
     }
 }
 
-fn publish(feed: &mut Feed, count: u64, message: &mut [u8]) {
-    let first = feed.next_sequence();
-    let mut sequence = first;
-    while sequence < first + count {
+fn publish(feed: &mut Feed, count: u64, message: &mut [u8]) -> Result<(), Interrupt> {
+    let mut left = count;
+    while left > 0 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp_ns = now.as_nanos() as u64;
-        let mut burst = feed.burst();
-        let end = (first + count).min(sequence + BURST);
-        for sequence in sequence..end {
-            fill(message, sequence, timestamp_ns);
-            burst.push(0, message);
-        }
-        sequence = end;
+        let together = left.min(BURST);
+        feed.publish(|burst| {
+            for _ in 0..together {
+                fill(message, burst.next_sequence(), timestamp_ns);
+                burst.push(0, message);
+            }
+        })?;
+        left -= together;
     }
+    Ok(())
 }
 
 /// Makes the message with this sequence.

@@ -26,7 +26,7 @@ pub use input::Input;
 pub use push::Push;
 pub use repeat::Repeat;
 
-use crate::feed::{Feed, Interrupt};
+use crate::feed::{Burst, Feed, Interrupt};
 use frames::{Frame, FrameSplitter};
 use lines::{Line, LineSplitter};
 
@@ -75,16 +75,15 @@ impl Source {
 fn run_lines(input: &mut Input, feed: &mut Feed) -> Result<(), Interrupt> {
     let mut lines = LineSplitter::new(feed.max_message_bytes());
     while let Some(block) = input.next(feed)? {
-        publish_lines(feed, &mut lines, block);
+        publish_lines(feed, &mut lines, block)?;
     }
-    end_lines(feed, &mut lines);
-    Ok(())
+    end_lines(feed, &mut lines)
 }
 
 fn run_frames(input: &mut Input, feed: &mut Feed) -> Result<(), Interrupt> {
     let mut frames = FrameSplitter::new(feed.max_message_bytes());
     while let Some(block) = input.next(feed)? {
-        publish_frames(feed, &mut frames, block);
+        publish_frames(feed, &mut frames, block)?;
     }
     if frames.is_within_frame() {
         warn!("the input ended in the middle of a frame, which is not published");
@@ -93,28 +92,28 @@ fn run_frames(input: &mut Input, feed: &mut Feed) -> Result<(), Interrupt> {
 }
 
 /// Publishes the lines that end in `block`.
-fn publish_lines(feed: &mut Feed, lines: &mut LineSplitter, block: &[u8]) {
-    let mut burst = feed.burst();
-    lines.split(block, |line| match line {
-        Line::Whole(line) => burst.push(0, line),
-        Line::TooLong(bytes) => burst.refuse(bytes),
-    });
+fn publish_lines(feed: &mut Feed, lines: &mut LineSplitter, block: &[u8]) -> Result<(), Interrupt> {
+    feed.publish(|burst| lines.split(block, |line| publish_line(burst, &line)))
 }
 
 /// Publishes the last line, if it had no newline.
-fn end_lines(feed: &mut Feed, lines: &mut LineSplitter) {
-    let mut burst = feed.burst();
-    lines.end(|line| match line {
+fn end_lines(feed: &mut Feed, lines: &mut LineSplitter) -> Result<(), Interrupt> {
+    feed.publish(|burst| lines.end(|line| publish_line(burst, &line)))
+}
+
+fn publish_line(burst: &mut Burst<'_>, line: &Line<'_>) {
+    match *line {
         Line::Whole(line) => burst.push(0, line),
         Line::TooLong(bytes) => burst.refuse(bytes),
-    });
+    }
 }
 
 /// Publishes the frames that end in `block`.
-fn publish_frames(feed: &mut Feed, frames: &mut FrameSplitter, block: &[u8]) {
-    let mut burst = feed.burst();
-    frames.split(block, |frame| match frame {
-        Frame::Whole { tag, payload } => burst.push(tag, payload),
-        Frame::TooLong(bytes) => burst.refuse(bytes),
-    });
+fn publish_frames(feed: &mut Feed, frames: &mut FrameSplitter, block: &[u8]) -> Result<(), Interrupt> {
+    feed.publish(|burst| {
+        frames.split(block, |frame| match frame {
+            Frame::Whole { tag, payload } => burst.push(tag, payload),
+            Frame::TooLong(bytes) => burst.refuse(bytes),
+        });
+    })
 }

@@ -120,7 +120,7 @@ impl Push {
             }
             self.accept(feed.max_message_bytes());
             for _ in 0..self.ready.len() {
-                self.serve_next(feed);
+                self.serve_next(feed)?;
             }
         }
     }
@@ -176,17 +176,17 @@ impl Push {
     }
 
     /// Reads one block of the pusher whose turn it is.
-    fn serve_next(&mut self, feed: &mut Feed) {
+    fn serve_next(&mut self, feed: &mut Feed) -> Result<(), Interrupt> {
         let Some(token) = self.ready.pop_front() else {
-            return;
+            return Ok(());
         };
         let Some(pusher) = self.pushers.get_mut(&token) else {
-            return;
+            return Ok(());
         };
         match pusher.connection.read(&mut self.block) {
             Ok(0) => self.remove(token, None),
             Ok(count) => {
-                publish_frames(feed, &mut pusher.frames, &self.block[..count]);
+                publish_frames(feed, &mut pusher.frames, &self.block[..count])?;
                 self.ready.push_back(token);
             }
             Err(error) => match error.kind() {
@@ -195,6 +195,7 @@ impl Push {
                 _ => self.remove(token, Some(error)),
             },
         }
+        Ok(())
     }
 
     fn remove(&mut self, token: Token, error: Option<io::Error>) {

@@ -37,9 +37,7 @@ impl Repeat {
             let limit = left.min(BURST);
             let now = Instant::now();
             let count = pace.as_mut().map_or(limit, |pace| pace.take(now, limit));
-            let mut burst = feed.burst();
-            (0..count).for_each(|_| burst.push(0, self.text.as_bytes()));
-            drop(burst);
+            feed.publish(|burst| (0..count).for_each(|_| burst.push(0, self.text.as_bytes())))?;
             left -= count;
             if left > 0 {
                 let until = pace.as_ref().map_or(Some(now), Pace::next);
