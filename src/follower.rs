@@ -10,6 +10,9 @@
 //! A position is an incarnation and a sequence. The same incarnation is resumed at the next sequence, over either
 //! transport, so nothing is lost or doubled that the ring still has. A new incarnation is followed from its first
 //! sequence, so that what was missed of it is told as a gap.
+//!
+//! A lossless follower claims its place anew wherever it attaches. Losses are then possible between two attachments, and
+//! after an eviction; they are told like all others.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,8 +21,9 @@ use crate::causes::with_causes;
 use crate::discovery::{self, Found, Trust, Watch};
 use crate::incarnation::Incarnation;
 use crate::liveness::ServerState;
+use crate::lossless::{LosslessError, LosslessSubscriber};
 use crate::ring::{Poll, Received};
-use crate::socket::RemoteSubscriber;
+use crate::socket::{RemoteError, RemoteSubscriber};
 use crate::subscriber::{Join, Subscriber, WaitStrategy};
 use crate::transport::{Payload, Transport, TransportChoice};
 
@@ -37,6 +41,8 @@ pub struct FollowOptions {
     pub trust: Trust,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
+    /// Whether the server is to wait for this follower, as far as it offers that.
+    pub lossless: bool,
 }
 
 impl Default for FollowOptions {
@@ -47,6 +53,7 @@ impl Default for FollowOptions {
             strategy: WaitStrategy::default(),
             trust: Trust::default(),
             connect_timeout: Duration::from_secs(2),
+            lossless: false,
         }
     }
 }
@@ -82,6 +89,18 @@ pub enum Event<R> {
         /// Whether the server died: all that it published and that was retained has been told.
         died: bool,
     },
+    /// The server does not wait for this follower any more, which was too slow: from here on there may be gaps.
+    Evicted {
+        /// The sequence wanted next.
+        cursor: u64,
+    },
+    /// This life of the server offers no lossless subscriptions, which were asked for. The next is looked for.
+    Refused {
+        /// Which life.
+        incarnation: Incarnation,
+        /// What it says.
+        reason: String,
+    },
     /// The server ended its stream and all of it has been told. The next incarnation is looked for.
     Ended,
     /// The time is over, and there was nothing to tell.
@@ -108,13 +127,56 @@ pub struct Follower {
     dead: Option<(Incarnation, u64)>,
     /// The incarnation whose segment cannot be believed.
     corrupt: Option<Incarnation>,
+    /// The server waits for this follower, or it was not told yet that it does not any more.
+    is_claimed: bool,
+    /// Messages lost behind an eviction, which is told first.
+    untold: Option<(u64, u64)>,
     search: Search,
 }
 
 #[derive(Debug)]
 enum Source {
     SharedMemory(Box<Subscriber>),
+    Lossless(Box<LosslessSubscriber>),
     Socket(Box<RemoteSubscriber>),
+}
+
+/// Why a transport cannot be had.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    /// This life of the server offers nothing of what was asked for.
+    is_final: bool,
+}
+
+impl From<LosslessError> for Failure {
+    fn from(error: LosslessError) -> Self {
+        Self {
+            reason: with_causes(&error),
+            is_final: matches!(
+                error,
+                LosslessError::NoSocket | LosslessError::Socket(RemoteError::NotLossless)
+            ),
+        }
+    }
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Self {
+        Self {
+            reason: with_causes(&error),
+            is_final: matches!(error, RemoteError::NotLossless),
+        }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            is_final: false,
+        }
+    }
 }
 
 /// Looking for a server that is not there.
@@ -141,6 +203,8 @@ impl Follower {
             finished: None,
             dead: None,
             corrupt: None,
+            is_claimed: false,
+            untold: None,
             search: Search::default(),
         }
     }
@@ -150,8 +214,15 @@ impl Follower {
     ///
     /// May take longer than `timeout` by [`FollowOptions::connect_timeout`] while a server does not answer.
     pub fn next<R>(&mut self, timeout: Duration, mut read: impl FnMut(Payload<'_>) -> R) -> Event<R> {
+        if let Some((first, missed)) = self.untold.take() {
+            return self.lapped(first, missed);
+        }
         let (incarnation, polled) = match &mut self.source {
             None => return self.find(timeout),
+            Some(Source::Lossless(subscriber)) => (
+                subscriber.subscriber().incarnation(),
+                Ok(subscriber.receive(timeout, |view| read(Payload::View(view)))),
+            ),
             Some(Source::SharedMemory(subscriber)) => (
                 subscriber.incarnation(),
                 Ok(subscriber.receive(timeout, |view| read(Payload::View(view)))),
@@ -169,14 +240,41 @@ impl Follower {
                 self.position = Some((incarnation, received.sequence + 1));
                 Event::Message(received)
             }
+            Ok(Poll::Empty) if self.was_evicted() => self.evicted(),
             Ok(Poll::Empty) => self.idle(incarnation),
-            Ok(Poll::Lapped { first, missed }) => {
-                self.position = Some((incarnation, first + missed));
-                Event::Gap { first, missed }
+            Ok(Poll::Lapped { first, missed }) if self.was_evicted() => {
+                self.untold = Some((first, missed));
+                self.evicted()
             }
+            Ok(Poll::Lapped { first, missed }) => self.lapped(first, missed),
             Ok(other) => self.leave(incarnation, &other),
             Err(error) => self.detach(format!("socket: {}", with_causes(&error)), false),
         }
+    }
+
+    #[cold]
+    fn lapped<R>(&mut self, first: u64, missed: u64) -> Event<R> {
+        // Whoever was attached has a position.
+        self.position = self.position.map(|(incarnation, _)| (incarnation, first + missed));
+        Event::Gap { first, missed }
+    }
+
+    /// Whether the server was found to wait no more. True once. Costs a moment: asked when nothing came, or too much.
+    fn was_evicted(&mut self) -> bool {
+        let was_evicted = self.is_claimed
+            && match &self.source {
+                Some(Source::Lossless(subscriber)) => subscriber.is_evicted(),
+                Some(Source::Socket(subscriber)) => !subscriber.is_lossless(),
+                _ => false,
+            };
+        self.is_claimed &= !was_evicted;
+        was_evicted
+    }
+
+    #[cold]
+    fn evicted<R>(&self) -> Event<R> {
+        let cursor = self.position.map_or(0, |(_, cursor)| cursor);
+        Event::Evicted { cursor }
     }
 
     /// Nothing came. A server that hangs may have been replaced by one that does not.
@@ -299,6 +397,7 @@ impl Follower {
                 continue;
             }
             let attempt = match transport {
+                Transport::SharedMemory if self.options.lossless => self.claim_segment(&found, join),
                 Transport::SharedMemory => self.attach_segment(&found, join),
                 Transport::Socket => self.connect(&found, join),
             };
@@ -308,6 +407,7 @@ impl Follower {
                         reason = format!("{reason}; {why_not}");
                     }
                     self.source = Some(source);
+                    self.is_claimed = self.options.lossless;
                     self.position = Some((incarnation, cursor));
                     return Ok(Event::Attached {
                         incarnation,
@@ -316,7 +416,11 @@ impl Follower {
                         cursor,
                     });
                 }
-                Err(error) => why_not.push(format!("{}: {error}", describe(transport))),
+                Err(Failure { reason, is_final: true }) => {
+                    self.finished = Some(incarnation);
+                    return Ok(Event::Refused { incarnation, reason });
+                }
+                Err(Failure { reason, .. }) => why_not.push(format!("{}: {reason}", describe(transport))),
             }
         }
         if matches!(found.lock.is_held(), Ok(false)) {
@@ -334,34 +438,66 @@ impl Follower {
         })
     }
 
-    fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {
-        if self.corrupt == Some(found.info.incarnation) {
-            return Err("the segment breaks the protocol".to_owned());
-        }
+    fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
+        self.check_not_corrupt(found)?;
         let subscriber = Subscriber::open(found, join)
-            .map_err(|error| with_causes(&error))?
+            .map_err(|error| Failure::from(LosslessError::Attach(error)))?
             .with_strategy(self.options.strategy);
-        let cursor = subscriber.cursor();
-        let reason = match subscriber.segment().id() {
-            Some(id) => format!("segment {id} attached read-only"),
-            None => String::new(),
-        };
+        let (cursor, reason) = (subscriber.cursor(), attached(&subscriber));
         Ok((Source::SharedMemory(Box::new(subscriber)), cursor, reason))
     }
 
-    fn connect(&self, found: &Found, join: Join) -> Result<(Source, u64, String), String> {
+    fn claim_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
+        self.check_not_corrupt(found)?;
+        let mut subscriber =
+            LosslessSubscriber::open(found, join, self.options.connect_timeout)?.with_strategy(self.options.strategy);
+        let policy = subscriber.policy();
+        let (cursor, reason) = (subscriber.subscriber().cursor(), attached(subscriber.subscriber()));
+        let reason = format!("{reason}, lossless ({policy})");
+        Ok((Source::Lossless(Box::new(subscriber)), cursor, reason))
+    }
+
+    fn check_not_corrupt(&self, found: &Found) -> Result<(), Failure> {
+        if self.corrupt == Some(found.info.incarnation) {
+            return Err("the segment breaks the protocol".into());
+        }
+        Ok(())
+    }
+
+    fn connect(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
         let Some(socket) = &found.info.socket else {
-            return Err("the server offers none".to_owned());
+            return Err(if self.options.lossless {
+                LosslessError::NoSocket.into()
+            } else {
+                "the server offers none".into()
+            });
         };
-        let timeout = self.options.connect_timeout;
-        let subscriber = RemoteSubscriber::connect(&socket.addresses, found.info.incarnation, join, timeout)
-            .map_err(|error| with_causes(&error))?;
-        let (cursor, address) = (subscriber.cursor(), subscriber.address());
-        Ok((
-            Source::Socket(Box::new(subscriber)),
-            cursor,
-            format!("connected to {address}"),
-        ))
+        let (expected, timeout) = (found.info.incarnation, self.options.connect_timeout);
+        let subscriber = if self.options.lossless {
+            RemoteSubscriber::connect_lossless(&socket.addresses, expected, join, timeout)
+        } else {
+            RemoteSubscriber::connect(&socket.addresses, expected, join, timeout)
+        }?;
+        let (cursor, mut reason) = (subscriber.cursor(), format!("connected to {}", subscriber.address()));
+        if let Some(offer) = subscriber.offer().filter(|_| self.options.lossless) {
+            reason = format!("{reason}, lossless ({})", offer.policy);
+        }
+        Ok((Source::Socket(Box::new(subscriber)), cursor, reason))
+    }
+
+    /// Tells the server that this follower lives, while its caller is busy with what it was given: over the socket a
+    /// follower that is not called for the server's `silence_ms` is given up, and loses its claim. Never blocks.
+    pub fn keep_alive(&mut self) {
+        if let Some(Source::Socket(subscriber)) = &mut self.source {
+            // What is wrong with the connection the next message tells.
+            let _ = subscriber.keep_alive();
+        }
+    }
+
+    /// Whether the server waits for this follower before it overwrites anything.
+    #[must_use]
+    pub const fn is_lossless(&self) -> bool {
+        self.source.is_some() && self.is_claimed
     }
 
     /// The incarnation that is or was followed last, and the sequence wanted next.
@@ -375,7 +511,7 @@ impl Follower {
     pub const fn transport(&self) -> Option<Transport> {
         match self.source {
             None => None,
-            Some(Source::SharedMemory(_)) => Some(Transport::SharedMemory),
+            Some(Source::SharedMemory(_) | Source::Lossless(_)) => Some(Transport::SharedMemory),
             Some(Source::Socket(_)) => Some(Transport::Socket),
         }
     }
@@ -385,6 +521,7 @@ impl Follower {
     pub fn server_state(&mut self) -> Option<ServerState> {
         match &mut self.source {
             Some(Source::SharedMemory(subscriber)) => Some(subscriber.server_state()),
+            Some(Source::Lossless(subscriber)) => Some(subscriber.subscriber().server_state()),
             _ => None,
         }
     }
@@ -406,6 +543,13 @@ impl Follower {
     pub fn name(&self) -> &str {
         self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
     }
+}
+
+fn attached(subscriber: &Subscriber) -> String {
+    subscriber
+        .segment()
+        .id()
+        .map_or_else(String::new, |id| format!("segment {id} attached read-only"))
 }
 
 const fn describe(transport: Transport) -> &'static str {

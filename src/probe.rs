@@ -19,7 +19,7 @@ use crate::incarnation::Incarnation;
 use crate::liveness::ServerState;
 use crate::ring::{Poll, Received};
 use crate::socket::RemoteSubscriber;
-use crate::socket::frame::{Hello, MAX_MESSAGE_BYTES};
+use crate::socket::frame::{Hello, MAX_MESSAGE_BYTES, Offer};
 use crate::subscriber::{Join, Subscriber};
 use crate::transport::Transport;
 
@@ -149,6 +149,8 @@ pub struct Report {
     pub socket: Attempt,
     /// Subscribers other than this look, as far as it could be told: mappings and connections.
     pub readers: Option<u64>,
+    /// What the server offers to lossless subscribers and how it fares with them, as it said on its socket.
+    pub offer: Option<Offer>,
     /// The oldest sequence that is retained.
     pub oldest: u64,
     /// The sequence that comes next: how many messages there were.
@@ -183,6 +185,7 @@ pub fn probe(found: &Found, options: &ProbeOptions) -> Report {
         shared_memory,
         socket,
         readers: count_readers(subscriber.as_ref(), remote.as_ref().map(RemoteSubscriber::hello)),
+        offer: remote.as_ref().and_then(RemoteSubscriber::offer).cloned(),
         oldest: 0,
         head: 0,
         missed: 0,

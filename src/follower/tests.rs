@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::discovery::ServerName;
+use crate::gate::{LosslessOffer, LosslessPolicy};
+use crate::publisher::PublishError;
 use crate::server::{Server, ServerOptions};
 use crate::sync::Ordering;
 
@@ -339,4 +341,150 @@ fn follower_takes_the_socket_of_a_server_whose_ring_is_larger_than_it_may_attach
     assert_eq!(transport, Transport::Socket);
     assert!(reason.contains("--max-segment"), "{reason}");
     expect_message(&mut follower, 0, b"zero");
+}
+
+/// Options of a server that waits as `policy` says, with a ring of 16 messages.
+fn waiting(dir: &tempfile::TempDir, name: &str, policy: LosslessPolicy) -> ServerOptions {
+    let mut options = options(dir, name);
+    options.slots = Some(16);
+    options.lossless = Some(LosslessOffer {
+        policy,
+        max_subscribers: 1,
+    });
+    options
+}
+
+fn follow_losslessly(path: &Path, transport: TransportChoice) -> Follower {
+    let options = FollowOptions {
+        from: Join::Oldest,
+        transport,
+        lossless: true,
+        ..FollowOptions::default()
+    };
+    Follower::new(path, options)
+}
+
+#[test]
+fn lossless_follower_holds_up_the_server_and_loses_nothing_over_either_transport() {
+    for (choice, transport) in [
+        (TransportChoice::Auto, Transport::SharedMemory),
+        (TransportChoice::Socket, Transport::Socket),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Server::start(waiting(&dir, "orders", LosslessPolicy::Block)).unwrap();
+        let mut follower = follow_losslessly(server.info_path(), choice);
+        expect_attached(&mut follower, transport);
+        assert!(follower.is_lossless());
+        for i in 0..15_u8 {
+            server.publisher().publish(&[i]).unwrap();
+        }
+        assert_eq!(
+            server.publisher().try_publish_tagged(0, &[15]),
+            Err(PublishError::Full),
+            "{transport}"
+        );
+
+        let publishing = std::thread::spawn(move || {
+            for i in 15..200_u8 {
+                server.publisher().publish(&[i]).unwrap();
+            }
+            server.end_stream();
+            server
+        });
+        for i in 0..200_u8 {
+            expect_message(&mut follower, i.into(), &[i]);
+        }
+        assert_eq!(next(&mut follower), Event::Ended);
+        drop(publishing.join().unwrap());
+
+        let mut second = Server::start(waiting(&dir, "orders", LosslessPolicy::Block)).unwrap();
+        for i in 0..20_u8 {
+            second.publisher().publish(&[i]).unwrap();
+        }
+        expect_attached(&mut follower, transport);
+        assert_eq!(next(&mut follower), Event::Gap { first: 0, missed: 4 });
+        expect_message(&mut follower, 4, &[4]);
+        assert_eq!(second.lossless_status().subscribers, 1);
+    }
+}
+
+#[test]
+fn eviction_is_told_once_before_what_it_cost() {
+    for choice in [TransportChoice::SharedMemory, TransportChoice::Socket] {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = LosslessPolicy::Evict(Duration::from_millis(50));
+        let mut server = Server::start(waiting(&dir, "orders", policy)).unwrap();
+        let mut follower = follow_losslessly(server.info_path(), choice);
+        assert!(matches!(next(&mut follower), Event::Attached { .. }));
+
+        // What a socket holds is not lost.
+        for _ in 0..4096 {
+            server.publisher().publish(&[7; 4096]).unwrap();
+        }
+        server.end_stream();
+
+        let (mut evictions, mut gaps, mut told) = (0, 0, 0);
+        loop {
+            match next(&mut follower) {
+                Event::Message(received) => {
+                    assert_eq!(received.sequence, told);
+                    told += 1;
+                }
+                Event::Evicted { cursor } => {
+                    assert_eq!(cursor, told);
+                    evictions += 1;
+                }
+                Event::Gap { first, missed } => {
+                    assert_eq!((first, evictions), (told, 1), "a loss before the eviction was told");
+                    told += missed;
+                    gaps += 1;
+                }
+                Event::Ended => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((told, evictions), (4096, 1), "{choice:?}");
+        assert!(gaps > 0 && !follower.is_lossless());
+    }
+}
+
+#[test]
+fn server_that_offers_nothing_is_told_once_and_the_next_that_does_is_followed() {
+    for (shared_memory, socket) in [(true, true), (true, false), (false, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lossy = options(&dir, "orders");
+        lossy.shared_memory = shared_memory;
+        if !socket {
+            lossy.listen.clear();
+        }
+        let first = Server::start(lossy).unwrap();
+        let mut follower = follow_losslessly(first.info_path(), TransportChoice::Auto);
+
+        let Event::Refused { incarnation, reason } = next(&mut follower) else {
+            panic!("not refused")
+        };
+        assert_eq!(incarnation, first.info().incarnation);
+        assert!(reason.contains("lossless subscriptions"), "{reason}");
+        assert_eq!(follower.next(Duration::ZERO, |_| ()), Event::Idle);
+        drop(first);
+        let _second = Server::start(waiting(&dir, "orders", LosslessPolicy::Block)).unwrap();
+
+        expect_attached(&mut follower, Transport::SharedMemory);
+    }
+}
+
+#[test]
+fn lossless_follower_waits_for_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(waiting(&dir, "orders", LosslessPolicy::Block)).unwrap();
+    let mut first = follow_losslessly(server.info_path(), TransportChoice::Auto);
+    expect_attached(&mut first, Transport::SharedMemory);
+    let mut second = follow_losslessly(server.info_path(), TransportChoice::Auto);
+
+    assert_eq!(second.next(Duration::ZERO, |_| ()), Event::Idle);
+    let why = second.why_searching().unwrap();
+    assert!(why.contains("--max-lossless"), "{why}");
+    drop(first);
+
+    expect_attached(&mut second, Transport::SharedMemory);
 }

@@ -391,7 +391,10 @@ impl Connection {
         let deadlines = hub.deadlines;
         let age = hub.now.duration_since(self.since);
         let quiet = hub.now.duration_since(self.heard);
-        if self.sending.is_some() && hub.now.duration_since(self.moved) > deadlines.stall {
+        // Who must lose nothing may take its time, as long as it says that it lives.
+        let is_stalled =
+            self.sending.is_some() && self.claim.is_none() && hub.now.duration_since(self.moved) > deadlines.stall;
+        if is_stalled {
             return Err(if self.closed_by_peer() == Gone::Rejected {
                 Gone::Rejected
             } else {

@@ -261,7 +261,7 @@ impl RemoteSubscriber {
     #[inline]
     fn advance(&mut self) -> Result<Next, RemoteError> {
         if self.clock.message_is_due_for_a_look() {
-            self.keep_alive(Instant::now())?;
+            self.speak(Instant::now())?;
         }
         if self.ended {
             return Ok(Next::End);
@@ -331,12 +331,21 @@ impl RemoteSubscriber {
                 silence: self.clock.silence,
             });
         }
-        self.keep_alive(now)?;
+        self.speak(now)?;
         Ok(filled)
     }
 
+    /// Tells the server that this subscriber lives, if that is due: for those who cannot poll for longer than the hello's
+    /// `silence_ms`. Never blocks. All messages delivered so far count as read.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn keep_alive(&mut self) -> Result<(), RemoteError> {
+        self.speak(Instant::now())
+    }
+
     /// Sends a PROGRESS when one is due. A full socket is no error: the server is told when it takes something again.
-    fn keep_alive(&mut self, now: Instant) -> Result<(), RemoteError> {
+    fn speak(&mut self, now: Instant) -> Result<(), RemoteError> {
         self.clock.look(now);
         let is_due = now.duration_since(self.clock.spoke) >= self.clock.heartbeat
             // Nothing that was received is left: who waits for that must know.

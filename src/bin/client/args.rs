@@ -112,6 +112,10 @@ pub(crate) struct Stream {
     #[arg(long, value_parser = transports())]
     pub(crate) transport: Option<TransportChoice>,
 
+    /// Lose nothing: servers wait for this client before they overwrite a message. Only with those that offer it
+    #[arg(long)]
+    pub(crate) lossless: bool,
+
     /// End after this many messages, over all servers
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -177,6 +181,7 @@ impl Args {
         let only_follow = [
             ("--from", stream.from.is_some()),
             ("-n", stream.count.is_some()),
+            ("--lossless", stream.lossless),
             ("--transport", stream.transport.is_some()),
             ("--exit-at-end", stream.exit_at_end),
             ("--spin", stream.spin),
@@ -191,6 +196,10 @@ impl Args {
             Some(("--transport", _)) => {
                 Err("--transport needs --follow; looking once tries both, and tells which work".to_owned())
             }
+            Some(("--lossless", _)) => Err(
+                "--lossless needs --follow; looking once tells which servers offer it, and who holds them up"
+                    .to_owned(),
+            ),
             Some((option, _)) => Err(format!("{option} needs --follow")),
             None => Ok(()),
         }
@@ -319,6 +328,7 @@ mod tests {
             ("client i --follow -n 0", "0"),
             ("client i --follow --transport carrier-pigeon", "socket"),
             ("client i --transport shm", "tries both"),
+            ("client i --lossless", "--lossless needs --follow"),
             ("client i --follow --stats 1ms", "10ms"),
             ("client i --category mars", "remote"),
             ("client i --trust-uid root", "id -u"),

@@ -180,6 +180,9 @@ fn server(out: &mut Vec<u8>, seen: &Seen) {
     let reached = report.filter(|report| report.transport.is_some());
     let tried = |attempt: Option<&Attempt>| attempt.map_or_else(|| "no answer in time".to_owned(), outcome);
     let nanoseconds = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let offer = report.and_then(|report| report.offer.as_ref());
+    let policy = offer.map(|offer| offer.policy.to_string());
+    let holder = offer.and_then(|offer| offer.holder.as_ref());
     Object::begin(out, "server")
         .text("name", &seen.name)
         .text("category", seen.category().as_str())
@@ -199,6 +202,13 @@ fn server(out: &mut Vec<u8>, seen: &Seen) {
         .number_or_null("pid", report.map(|report| u64::from(report.pid)))
         .number_or_null("started_unix_ns", report.map(|report| report.started_unix_ns))
         .text("path", &seen.path.to_string_lossy())
+        .text_or_null("lossless", policy.as_deref())
+        .number_or_null("lossless_subscribers", offer.map(|offer| offer.subscribers.into()))
+        .number_or_null("lossless_max", offer.map(|offer| offer.max_subscribers.into()))
+        .number_or_null("evicted", offer.map(|offer| offer.evicted))
+        .text_or_null("held_by", holder.map(|(_, _, who)| who.as_str()))
+        .number_or_null("held_ms", holder.map(|(held_ms, ..)| u64::from(*held_ms)))
+        .number_or_null("held_at", holder.map(|(_, cursor, _)| *cursor))
         .end();
 }
 
@@ -292,7 +302,8 @@ problem: \"info/a\\u{1b}.toml\": garbage
              \"incarnation\":\"07070707070707070707070707070707\",\"messages\":0,\"missed\":0,\
              \"reason\":\"did not answer in time; try a longer --timeout\",\"readers\":null,\"oldest\":null,\
              \"head\":null,\"newest_timestamp_ns\":null,\"latency_ns\":null,\"pid\":null,\"started_unix_ns\":null,\
-             \"path\":\"info/mute.toml\"}\n\
+             \"path\":\"info/mute.toml\",\"lossless\":null,\"lossless_subscribers\":null,\"lossless_max\":null,\
+             \"evicted\":null,\"held_by\":null,\"held_ms\":null,\"held_at\":null}\n\
              {\"type\":\"summary\",\"servers\":1,\"host\":0,\"container\":0,\"vm\":1,\"remote\":0,\"messages\":0,\
              \"missed\":0,\"problems\":0}\n"
         );

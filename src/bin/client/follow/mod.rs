@@ -66,6 +66,9 @@ pub(crate) fn run(args: &Args, style: Style) -> Result<u8, Failure> {
     match outcome {
         Outcome::Gap => Ok(exit::GAP),
         Outcome::TimeLimit => Ok(exit::TIME_LIMIT),
+        Outcome::Refused => Err(Failure::new(
+            "no server is left that offers lossless subscriptions: start one with --lossless, or follow without",
+        )),
         Outcome::Failed(error) => Err(Failure::caused("cannot write to standard output", error)),
         Outcome::Stopped | Outcome::Count | Outcome::ReaderGone => Ok(exit::FINE),
     }
@@ -123,6 +126,7 @@ impl<'a> Roster<'a> {
         options.transport = args.stream.transport.unwrap_or_default();
         options.strategy = args.strategy();
         options.trust = args.trust();
+        options.lossless = args.stream.lossless;
         let directory = |path: &PathBuf| Directory {
             path: path.clone(),
             watch: Watch::new(path),
@@ -165,6 +169,9 @@ impl<'a> Roster<'a> {
             self.tell_stats(now);
             if self.common.outlet.is_closed() || (self.args.stream.exit_at_end && self.have_all_ended()) {
                 return Outcome::Stopped;
+            }
+            if self.have_all_refused() {
+                return Outcome::Refused;
             }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Outcome::TimeLimit;
@@ -321,8 +328,24 @@ impl<'a> Roster<'a> {
             }
             // The info file of a dead server holds nobody up.
             Phase::New => !server.lives,
-            Phase::Unwanted => true,
+            Phase::Unwanted | Phase::Refused => true,
             Phase::Following | Phase::Lost => false,
+        });
+        all && any
+    }
+
+    /// Whether at least one server refused, and there is no other.
+    fn have_all_refused(&self) -> bool {
+        let mut any = false;
+        let all = self.servers.values().all(|server| match server.followed.phase() {
+            Phase::Refused => {
+                any = true;
+                true
+            }
+            // The info file of a dead server promises nothing.
+            Phase::New => !server.lives,
+            Phase::Unwanted => true,
+            Phase::Following | Phase::Lost | Phase::Ended => false,
         });
         all && any
     }

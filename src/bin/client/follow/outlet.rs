@@ -19,7 +19,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapwing::cli;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use super::tally::{Count, Tally};
 
@@ -27,6 +28,11 @@ use super::tally::{Count, Tally};
 pub(super) const BATCH_BYTES: usize = 64 << 10;
 /// The most room that a batch keeps after a long message.
 const KEPT_BYTES: usize = 4 * BATCH_BYTES;
+
+/// How often somebody who waits can do something else.
+const MEANWHILE: Duration = Duration::from_secs(1);
+/// What can be written to a pipe that has room, without waiting: PIPE_BUF.
+const PART_BYTES: usize = 4096;
 
 /// What a stream has formatted and not written yet.
 #[derive(Debug, Default)]
@@ -63,6 +69,8 @@ pub(super) enum Outcome {
     Count,
     /// Messages were missed, and `--fail-on-gap` was given.
     Gap,
+    /// No server offers what was asked for.
+    Refused,
     /// Nobody reads standard output any more.
     ReaderGone,
     /// Standard output cannot be written.
@@ -122,13 +130,19 @@ impl Outlet {
     }
 
     /// Writes a batch as a whole, counts it in `tally`, and empties it; closes the outlet with `then`. Returns whether
-    /// there is any point in going on.
-    pub(super) fn submit(&self, batch: &mut Batch, tally: &Mutex<Tally>, then: Option<Outcome>) -> bool {
-        if !self.begin() {
+    /// there is any point in going on. `meanwhile`, if there is one, is called every second that it has to wait.
+    pub(super) fn submit(
+        &self,
+        batch: &mut Batch,
+        tally: &Mutex<Tally>,
+        then: Option<Outcome>,
+        mut meanwhile: Option<&mut dyn FnMut()>,
+    ) -> bool {
+        if !self.begin(&mut meanwhile) {
             batch.clear();
             return false;
         }
-        let written = self.write(&batch.bytes);
+        let written = self.write(&batch.bytes, &mut meanwhile);
         batch.notices.iter().for_each(|notice| cli::say(notice));
         let mut state = self.lock();
         state.busy = false;
@@ -154,19 +168,28 @@ impl Outlet {
     }
 
     /// Waits for its turn to write. Returns whether it came: not once the outlet is closed.
-    fn begin(&self) -> bool {
+    fn begin(&self, meanwhile: &mut Option<&mut dyn FnMut()>) -> bool {
         let waits = |state: &mut State| state.busy && state.outcome.is_none();
-        let mut state = self
-            .free
-            .wait_while(self.lock(), waits)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        while waits(&mut state) {
+            let waited = self.free.wait_timeout_while(state, MEANWHILE, waits);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if let Some(meanwhile) = meanwhile {
+                meanwhile();
+            }
+        }
         state.busy = state.busy || state.outcome.is_none();
         state.outcome.is_none()
     }
 
-    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, mut bytes: &[u8], meanwhile: &mut Option<&mut dyn FnMut()>) -> io::Result<()> {
         while !bytes.is_empty() {
-            match (&self.output).write(bytes) {
+            let mut part = bytes;
+            if let Some(meanwhile) = meanwhile {
+                self.wait_for_room(meanwhile)?;
+                part = &bytes[..bytes.len().min(PART_BYTES)];
+            }
+            match (&self.output).write(part) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -178,6 +201,19 @@ impl Outlet {
             }
         }
         Ok(())
+    }
+
+    /// Waits until a part can be written without waiting.
+    fn wait_for_room(&self, meanwhile: &mut dyn FnMut()) -> io::Result<()> {
+        let limit = Timespec::try_from(MEANWHILE).ok();
+        loop {
+            match poll(&mut [PollFd::new(&self.output, PollFlags::OUT)], limit.as_ref()) {
+                Ok(0) => meanwhile(),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Makes the main thread look.
@@ -289,10 +325,10 @@ mod tests {
                         waiting.bytes.extend_from_slice(b"x\n");
                         waiting.count.messages += 1;
                         if waiting.count.messages == 7 {
-                            outlet.submit(&mut waiting, tally, None);
+                            outlet.submit(&mut waiting, tally, None, None);
                         }
                     }
-                    outlet.submit(&mut waiting, tally, None);
+                    outlet.submit(&mut waiting, tally, None, None);
                 });
             }
         });
@@ -309,9 +345,9 @@ mod tests {
         let outlet = Outlet::new(output, None).unwrap();
         let tally = Mutex::new(Tally::new());
 
-        assert!(outlet.submit(&mut batch("one\n"), &tally, None));
-        assert!(!outlet.submit(&mut batch("two\n"), &tally, Some(Outcome::Gap)));
-        assert!(!outlet.submit(&mut batch("three\n"), &tally, None));
+        assert!(outlet.submit(&mut batch("one\n"), &tally, None, None));
+        assert!(!outlet.submit(&mut batch("two\n"), &tally, Some(Outcome::Gap), None));
+        assert!(!outlet.submit(&mut batch("three\n"), &tally, None, None));
 
         assert!(matches!(outlet.close(Outcome::Stopped, SOON), Outcome::Gap));
         assert_eq!(std::fs::read(file.path()).unwrap(), b"one\ntwo\n");
@@ -324,7 +360,7 @@ mod tests {
         let outlet = Outlet::new(File::from(OwnedFd::from(writer)), None).unwrap();
         drop(reader);
 
-        assert!(!outlet.submit(&mut batch("one\n"), &Mutex::new(Tally::new()), None));
+        assert!(!outlet.submit(&mut batch("one\n"), &Mutex::new(Tally::new()), None, None));
 
         assert!(matches!(outlet.close(Outcome::Stopped, SOON), Outcome::ReaderGone));
     }
@@ -336,7 +372,7 @@ mod tests {
         let tally = Mutex::new(Tally::new());
 
         thread::scope(|scope| {
-            let writer = scope.spawn(|| outlet.submit(&mut batch("one\n"), &tally, None));
+            let writer = scope.spawn(|| outlet.submit(&mut batch("one\n"), &tally, None, None));
             let busy = |outlet: &Outlet| outlet.lock().busy;
             while !busy(&outlet) {
                 thread::yield_now();
@@ -359,10 +395,30 @@ mod tests {
         let line = "x".repeat(1 << 20);
 
         thread::scope(|scope| {
-            scope.spawn(|| outlet.submit(&mut batch(&line), &Mutex::new(Tally::new()), None));
+            scope.spawn(|| outlet.submit(&mut batch(&line), &Mutex::new(Tally::new()), None, None));
             let mut read = vec![0; line.len()];
             reader.read_exact(&mut read).unwrap();
             assert_eq!(read, line.as_bytes());
         });
+    }
+
+    #[test]
+    fn whoever_waits_for_a_reader_that_never_reads_can_do_something_else() {
+        let (reader, output) = stuck();
+        let outlet = Outlet::new(output, None).unwrap();
+        let tally = Mutex::new(Tally::new());
+        let mut reader = Some(reader);
+        let mut times = 0;
+
+        let mut meanwhile = || {
+            times += 1;
+            if times == 2 {
+                reader = None;
+            }
+        };
+        assert!(!outlet.submit(&mut batch("one\n"), &tally, None, Some(&mut meanwhile)));
+
+        assert_eq!(times, 2);
+        assert!(matches!(outlet.close(Outcome::Stopped, SOON), Outcome::ReaderGone));
     }
 }

@@ -58,6 +58,8 @@ pub(super) enum Phase {
     Ended,
     /// The server is of another category than is wanted.
     Unwanted,
+    /// The server does not offer what was asked for.
+    Refused,
 }
 
 /// One followed server, as the main thread sees it.
@@ -220,7 +222,14 @@ impl Stream {
     fn submit(&mut self, then: Option<Outcome>) -> bool {
         self.until_sample = 0;
         self.payload.shrink_to(4 * BATCH_BYTES);
-        self.common.outlet.submit(&mut self.batch, &self.followed.tally, then)
+        let follower = &mut self.follower;
+        // Over the socket the server takes silence for death, and a reader who does not read may take long.
+        let must_speak = follower.is_lossless() && follower.transport() == Some(Transport::Socket);
+        let mut speak = || follower.keep_alive();
+        let meanwhile: Option<&mut dyn FnMut()> = if must_speak { Some(&mut speak) } else { None };
+        self.common
+            .outlet
+            .submit(&mut self.batch, &self.followed.tally, then, meanwhile)
     }
 
     /// Tells of anything but a message, behind the messages before it.
@@ -248,6 +257,24 @@ impl Stream {
                 let is_open = self.submit(None);
                 // Only now: the main thread ends the program when all have ended.
                 self.followed.enter(Phase::Ended);
+                self.common.outlet.wake();
+                return is_open;
+            }
+            Event::Evicted { cursor } => {
+                let reason = format!(
+                    "it was too slow, and the server went on without it at sequence {cursor}: messages may be missed now"
+                );
+                self.tell("evicted", &reason, &format!("evicted: {reason}"));
+            }
+            Event::Refused { reason, .. } => {
+                self.tell(
+                    "refused",
+                    &reason,
+                    &format!("cannot be followed without losses: {reason}"),
+                );
+                let is_open = self.submit(None);
+                // Only now: the main thread ends the program when all have refused.
+                self.followed.enter(Phase::Refused);
                 self.common.outlet.wake();
                 return is_open;
             }
@@ -317,7 +344,8 @@ impl Stream {
     /// Tells once why a server is not attached.
     fn tell_why(&mut self) {
         let why = self.follower.why_searching().map(str::to_owned);
-        if self.follower.transport().is_none() && self.followed.phase() != Phase::Ended && self.told_why != why {
+        let is_over = matches!(self.followed.phase(), Phase::Ended | Phase::Refused);
+        if self.follower.transport().is_none() && !is_over && self.told_why != why {
             if let Some(why) = &why {
                 self.notice(&format!("not attached: {why}"));
             }

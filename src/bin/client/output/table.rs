@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, Row, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, Row, Table, presets};
 use lapwing::Transport;
 use lapwing::cli::Escaped;
 use lapwing::probe::Attempt;
+use lapwing::socket::frame::Offer;
 
 use super::quantity;
 use crate::look::{Findings, Seen};
@@ -15,7 +16,7 @@ use crate::once::Sums;
 /// A server whose newest message is older than this is told by its age, any other by its rate.
 const YOUNG: Duration = Duration::from_secs(10);
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "NAME",
     "CATEGORY",
     "STATE",
@@ -26,8 +27,11 @@ const COLUMNS: [&str; 11] = [
     "MISSED",
     "RATE/AGE",
     "LATENCY",
+    "LOSSLESS",
     "WHY",
 ];
+/// The column that is left out while no server has anything to say in it.
+const LOSSLESS: usize = 10;
 /// The columns of numbers, which are aligned at their end.
 const NUMBERS: std::ops::RangeInclusive<usize> = 4..=9;
 
@@ -38,6 +42,12 @@ pub(crate) fn servers(out: &mut Vec<u8>, findings: &Findings) {
     table.set_header(COLUMNS);
     for seen in &findings.servers {
         table.add_row(row(seen, findings.now_ns));
+    }
+    let offers = |seen: &Seen| seen.report.as_ref().is_some_and(|report| report.offer.is_some());
+    if !findings.servers.iter().any(offers)
+        && let Some(column) = table.column_mut(LOSSLESS)
+    {
+        column.set_constraint(ColumnConstraint::Hidden);
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if index + 1 == COLUMNS.len() { 0 } else { 2 }));
@@ -70,10 +80,23 @@ fn row(seen: &Seen, now_ns: u64) -> Row {
             number(reached.map(|report| report.missed)),
             pace(seen, now_ns).unwrap_or_else(dash),
             seen.latency().map_or_else(dash, quantity::time),
+            report
+                .and_then(|report| report.offer.as_ref())
+                .map_or_else(dash, lossless),
             Escaped(seen.reason()).to_string(),
         ]
         .map(Cell::new),
     )
+}
+
+/// What is offered to how many, and who holds up the stream.
+fn lossless(offer: &Offer) -> String {
+    let mut text = format!("{} {}/{}", offer.policy, offer.subscribers, offer.max_subscribers);
+    if let Some((held_ms, _, who)) = &offer.holder {
+        let held = quantity::time(Duration::from_millis((*held_ms).into()));
+        text += &format!(", held {held} by {}", Escaped(who));
+    }
+    text
 }
 
 /// How many messages a second since the server started; or how long ago the newest was, if that is long.
