@@ -1,0 +1,168 @@
+//! Readers that are killed, stopped or not read themselves, and what becomes of the stream.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::child::Reader;
+use crate::stage::{Json, Server};
+
+const SLOTS: u64 = 256;
+/// One slot is kept for the end of the stream.
+const ROOM: u64 = SLOTS - 1;
+const BLOCK: &str = "--generate --rate max --slots 256 --lossless block";
+
+#[test]
+fn killed_readers_free_the_publisher_and_living_ones_do_not() {
+    let server = Server::start(BLOCK);
+    for role in ["holds a message", "holds none", "reads a socket"] {
+        let mut reader = Reader::start(role, &server);
+        let who = match role {
+            "reads a socket" => "127.0.0.1".to_owned(),
+            _ => format!("process {} ", reader.pid()),
+        };
+
+        let head = server.wait_until_held_by(&who);
+
+        // It lives, so not one message more is published than what it has not read leaves room for.
+        assert_eq!(head, reader.sequence + ROOM, "{role}");
+        server.wait_for("held for longer", |report, offer| {
+            assert_eq!(report.head, head, "{role}");
+            matches!(offer.holder, Some((held_ms, ..)) if held_ms > 300)
+        });
+        reader.kill();
+        server.wait_until_beyond(head + 10 * SLOTS);
+    }
+    server.wait_for("all are gone", |_, offer| offer.subscribers == 0);
+}
+
+/// Follows `messages` and `gap` objects: none may be missing between them. Returns the first object of another type.
+fn follow(json: &Json, next: &mut Option<u64>, mut until: impl FnMut(u64) -> bool) -> Option<Value> {
+    loop {
+        let value = json.next()?;
+        let (first, count) = match value["type"].as_str().unwrap() {
+            "message" => (value["sequence"].as_u64().unwrap(), 1),
+            _ => return Some(value),
+        };
+        assert_eq!(*next.get_or_insert(first), first, "{value}");
+        *next = Some(first + count);
+        if until(first) {
+            return None;
+        }
+    }
+}
+
+#[test]
+fn stopped_client_holds_up_the_stream_and_everybody_is_told_who_it_is() {
+    let mut server = Server::start(&format!("{BLOCK} --stats 100ms"));
+    let mut client = server.client(&[], "--follow --lossless --format json");
+    let json = client.json();
+    let attached = json.expect("attached");
+    assert_eq!(attached["transport"], "shm");
+    assert!(
+        attached["reason"].as_str().unwrap().contains("lossless (block)"),
+        "{attached}"
+    );
+    let mut next = None;
+    assert_eq!(follow(&json, &mut next, |sequence| sequence > 1000), None);
+
+    client.process.stop();
+
+    let who = client.process.who();
+    let head = server.wait_until_held_by(&who);
+    server
+        .process
+        .hear(&["server: warn: ", &who, "has held up the stream for"]);
+    server
+        .process
+        .hear(&["server: stats: ", "lossless=1", "held_by=\"process ", "rate=0/s"]);
+    let mut look = Command::new(env!("CARGO_BIN_EXE_client"));
+    let table = look.arg(server.info()).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(
+        table.contains("LOSSLESS") && table.contains("block 1/64, held "),
+        "{table}"
+    );
+    let objects = look.args(["--format", "json"]).output().unwrap();
+    let object: Value = serde_json::from_slice(objects.stdout.split(|&byte| byte == b'\n').next().unwrap()).unwrap();
+    assert!(object["held_by"].as_str().unwrap().contains(&who), "{object}");
+    assert!(object["held_ms"].as_u64().unwrap() >= 1000, "{object}");
+    assert_eq!((&object["lossless"], &object["head"]), (&"block".into(), &head.into()));
+
+    client.process.signal(Signal::CONT);
+    server.process.hear(&[&who, "does not hold up the stream any more"]);
+    assert_eq!(follow(&json, &mut next, |sequence| sequence > head + 10 * SLOTS), None);
+    client.process.signal(Signal::TERM);
+    assert_eq!(follow(&json, &mut next, |_| false), None);
+    assert!(client.process.wait().success());
+    assert!(
+        client
+            .process
+            .said
+            .iter()
+            .any(|line| line.contains("missed 0 in 0 gaps"))
+    );
+}
+
+#[test]
+fn stopped_client_is_evicted_in_time_told_and_reads_on() {
+    for transport in ["shm", "socket"] {
+        let mut server = Server::start(
+            "--generate --rate max --size 1K --ring-size 1M --slots 256 --slot-size 2K --lossless evict:500ms",
+        );
+        let mut client = server.client(
+            &[],
+            &format!("--follow --lossless --format json --transport {transport}"),
+        );
+        let json = client.json();
+        assert_eq!(json.expect("attached")["transport"], transport);
+        let mut next = None;
+        assert_eq!(follow(&json, &mut next, |_| true), None);
+
+        client.process.stop();
+
+        let report = server.wait_for("evicted", |_, offer| offer.evicted == 1);
+        // Far enough that no socket holds it all.
+        server.wait_until_beyond(report.head + 50_000);
+        server.process.hear(&["1 lossless subscribers were evicted"]);
+        client.process.signal(Signal::CONT);
+        let evicted = follow(&json, &mut next, |_| false).unwrap();
+        assert_eq!(evicted["type"], "evicted", "{evicted}");
+        let gap = follow(&json, &mut next, |_| false).unwrap();
+        assert_eq!((&gap["type"], gap["first"].as_u64()), (&"gap".into(), next), "{gap}");
+        assert!(gap["missed"].as_u64().unwrap() > 0);
+        next = next.map(|next| next + gap["missed"].as_u64().unwrap());
+        assert_eq!(follow(&json, &mut next, |_| true), None);
+        let report = server.look();
+        assert_eq!(report.offer.unwrap().subscribers, 0);
+    }
+}
+
+#[test]
+fn reader_that_does_not_read_the_client_holds_up_the_stream_over_either_transport() {
+    for transport in ["shm", "socket"] {
+        let server = Server::start(BLOCK);
+        let mut client = server.client(
+            &[],
+            &format!("--follow --lossless --format json --transport {transport}"),
+        );
+
+        // Longer than a server believes that a silent connection lives.
+        let held = Duration::from_secs(13);
+        let report = server.wait_for(
+            "held up",
+            |_, offer| matches!(offer.holder, Some((held_ms, ..)) if u128::from(held_ms) > held.as_millis()),
+        );
+
+        let json = client.json();
+        assert_eq!(json.expect("attached")["transport"], transport);
+        let mut next = None;
+        assert_eq!(
+            follow(&json, &mut next, |sequence| sequence > report.head + 10 * SLOTS),
+            None
+        );
+        assert_eq!(server.look().offer.unwrap().subscribers, 1);
+    }
+}

@@ -1,0 +1,124 @@
+//! Many lossless subscribers that join and leave while a server publishes as fast as they let it.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use lapwing::discovery::Found;
+use lapwing::{Join, LosslessSubscriber, Poll, RemoteSubscriber, Subscriber};
+use rustix::process::Signal;
+
+use crate::stage::{PATIENCE, Server};
+
+/// Checks that a stream has every message of `--generate`, in order, from the first that is seen on.
+#[derive(Default)]
+struct Checker {
+    next: Option<u64>,
+    count: u64,
+}
+
+impl Checker {
+    /// Takes what a poll found: the sequence that the payload holds.
+    fn take(&mut self, polled: Poll<u64>) -> ControlFlow<String> {
+        match polled {
+            Poll::Message(received) => {
+                if received.value != received.sequence {
+                    return ControlFlow::Break(format!("{} in message {}", received.value, received.sequence));
+                }
+                let next = *self.next.get_or_insert(received.sequence);
+                if received.sequence != next {
+                    return ControlFlow::Break(format!("message {} instead of {next}", received.sequence));
+                }
+                self.next = Some(next + 1);
+                self.count += 1;
+            }
+            Poll::Empty => {}
+            // What is gone at the beginning was never claimed.
+            Poll::Lapped { .. } if self.next.is_none() => {}
+            other => return ControlFlow::Break(format!("{other:?} behind {:?}", self.next)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes `count` messages from `poll`.
+    fn run(count: u64, mut poll: impl FnMut() -> Poll<u64>) -> Result<(), String> {
+        let (mut checker, deadline) = (Self::default(), Instant::now() + PATIENCE);
+        while checker.count < count {
+            if let ControlFlow::Break(fault) = checker.take(poll()) {
+                return Err(fault);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("only {} messages came", checker.count));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(payload[..8].try_into().unwrap())
+}
+
+fn read_memory(found: &Found, join: Join, count: u64) -> Result<(), String> {
+    let mut subscriber = LosslessSubscriber::open(found, join, PATIENCE).unwrap();
+    let outcome = Checker::run(count, || subscriber.receive(PATIENCE, |view| number(&view.to_vec())));
+    assert!(!subscriber.is_evicted());
+    outcome
+}
+
+fn read_socket(found: &Found, join: Join, count: u64) -> Result<(), String> {
+    let info = &found.info;
+    let addresses = &info.socket.as_ref().unwrap().addresses;
+    let mut subscriber = RemoteSubscriber::connect_lossless(addresses, info.incarnation, join, PATIENCE).unwrap();
+    let outcome = Checker::run(count, || subscriber.receive(PATIENCE, number).unwrap());
+    assert!(subscriber.is_lossless());
+    outcome
+}
+
+#[test]
+fn sixty_four_that_join_and_leave_at_speed_lose_nothing() {
+    const ROUNDS: u64 = 4;
+    // One that has left makes room a moment later.
+    let mut server = Server::start("--generate --rate max --slots 1024 --lossless block --max-lossless 200");
+    let (found, done) = (server.found(), AtomicUsize::new(0));
+
+    std::thread::scope(|scope| {
+        for thread in 0..64 {
+            let (found, done) = (&found, &done);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let join = if round % 2 == 0 { Join::New } else { Join::Oldest };
+                    let count = 300 + thread * 31 % 1700;
+                    let outcome = if thread % 2 == 0 {
+                        read_memory(found, join, count)
+                    } else {
+                        read_socket(found, join, count)
+                    };
+                    assert_eq!(outcome, Ok(()), "thread {thread}, round {round}");
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+
+    assert_eq!(done.into_inner(), 64);
+    server.wait_for("all have left", |_, offer| (offer.subscribers, offer.evicted) == (0, 0));
+    assert!(server.process.end_by(Signal::TERM).success());
+}
+
+#[test]
+fn checker_notices_what_a_lossy_subscriber_loses() {
+    let server = Server::start("--generate --rate max --slots 1024 --lossless block");
+    let mut subscriber = Subscriber::open(&server.found(), Join::New).unwrap();
+    let mut polls = 0;
+
+    let outcome = Checker::run(2000, || {
+        polls += 1;
+        if polls == 2 {
+            server.wait_until_beyond(subscriber.cursor() + 2048);
+        }
+        subscriber.receive(PATIENCE, |view| number(&view.to_vec()))
+    });
+
+    assert!(outcome.unwrap_err().contains("Lapped"));
+}
