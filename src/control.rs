@@ -17,6 +17,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use std::{fmt, io, slice};
 
 use raw_sync::Timeout;
@@ -39,6 +40,8 @@ const LATCHES_AT: usize = 64;
 const CLAIM_AT: usize = 128;
 /// Where the names of POSIX shared memory are (shm_overview(7)).
 const DIRECTORY: &str = "/dev/shm";
+/// Longest time from an object's appearance to its lock, on a machine that has much else to do.
+const MAKING: Duration = Duration::from_millis(100);
 /// What every name begins with.
 const PREFIX: &str = "lapwing-";
 /// Longest name, with its slash.
@@ -306,7 +309,7 @@ fn set(latch: &dyn EventImpl) {
 }
 
 fn is_set(latch: &dyn EventImpl) -> bool {
-    let is_set = latch.wait(Timeout::Val(std::time::Duration::ZERO)).is_ok();
+    let is_set = latch.wait(Timeout::Val(Duration::ZERO)).is_ok();
     fence(Ordering::Acquire);
     is_set
 }
@@ -325,19 +328,25 @@ impl Drop for Name {
     }
 }
 
-/// Removes what killed servers of this user left in /dev/shm: objects with our prefix that nobody has locked. One that is
-/// just being made may be taken for such; its subscriber then asks again.
+/// Removes what killed servers of this user left in /dev/shm: objects with our prefix that nobody has locked. Takes a
+/// moment if there are any: one that is just being made is locked within microseconds.
 pub(crate) fn sweep() {
     let Ok(directory) = std::fs::read_dir(DIRECTORY) else {
         return;
     };
-    for name in directory.flatten().map(|entry| entry.file_name()) {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
-            continue;
-        };
-        if is_abandoned(name).unwrap_or(false) {
-            let _ = shm::unlink(format!("/{name}"));
-        }
+    let names = directory.flatten().map(|entry| entry.file_name());
+    let is_abandoned = |name: &str| is_abandoned(name).unwrap_or(false);
+    let mut abandoned: Vec<_> = names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with(PREFIX) && is_abandoned(name))
+        .collect();
+    if abandoned.is_empty() {
+        return;
+    }
+    std::thread::sleep(MAKING);
+    abandoned.retain(|name| is_abandoned(name));
+    for name in abandoned {
+        let _ = shm::unlink(format!("/{name}"));
     }
 }
 

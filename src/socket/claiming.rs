@@ -66,12 +66,12 @@ impl From<JoinError> for Refusal {
     }
 }
 
-/// Makes a claim for the client on `stream`: over that socket, or through shared memory for process `pid`.
+/// Makes a claim for the client on `stream`, which says that it is process `pid`: over that socket, or through `memory`.
 pub(super) fn make_claim(
     stream: &TcpStream,
     meant: Incarnation,
     join: Join,
-    pid: Option<u32>,
+    (memory, pid): (bool, u32),
     hub: &Hub,
 ) -> Result<Claimed, Refusal> {
     let segment = &*hub.segment;
@@ -90,17 +90,19 @@ pub(super) fn make_claim(
     let who = stream
         .peer_addr()
         .map_or_else(|_| "a client that left".to_owned(), |peer| peer.to_string());
-    let claim = Arc::new(match pid {
-        None => Claim::private(who),
-        Some(_) if segment.id().is_none() => {
-            return Err(Refusal::new(RejectCode::NotOffered, "this server has no shared memory"));
-        }
-        Some(pid) => {
-            hub.gate.check()?;
-            let control = Control::create(incarnation)
-                .map_err(|error| Refusal::new(RejectCode::NoControl, with_causes(&error)))?;
-            Claim::shared(control, format!("process {pid} at {who}"))
-        }
+    let who = match pid {
+        0 => who,
+        pid => format!("process {pid} at {who}"),
+    };
+    let claim = Arc::new(if !memory {
+        Claim::private(who)
+    } else if segment.id().is_none() {
+        return Err(Refusal::new(RejectCode::NotOffered, "this server has no shared memory"));
+    } else {
+        hub.gate.check()?;
+        let control =
+            Control::create(incarnation).map_err(|error| Refusal::new(RejectCode::NoControl, with_causes(&error)))?;
+        Claim::shared(control, who)
     });
     let barrier = || {
         // It is to be had where lossless subscriptions are offered: `Server::start` has seen to that.

@@ -306,7 +306,7 @@ impl Connection {
                         pid,
                     })),
                     Stage::Greeted,
-                ) => self.claim(incarnation, join, memory.then_some(pid), hub),
+                ) => self.claim(incarnation, join, (memory, pid), hub),
                 (Ok(Some(ClientFrame::Progress { next })), Stage::Streaming) if next <= self.cursor => {
                     if let Some(claim) = &self.claim {
                         let words = claim.words();
@@ -338,9 +338,9 @@ impl Connection {
         self.enter(Stage::Streaming, hub.now);
     }
 
-    /// Begins a lossless subscription: over this socket, or through shared memory if `pid` asks for that.
-    fn claim(&mut self, incarnation: Incarnation, join: Join, pid: Option<u32>, hub: &mut Hub) {
-        match make_claim(&self.stream, incarnation, join, pid, hub) {
+    /// Begins a lossless subscription: over this socket, or through shared memory if `way` says so, beside the process.
+    fn claim(&mut self, incarnation: Incarnation, join: Join, way: (bool, u32), hub: &mut Hub) {
+        match make_claim(&self.stream, incarnation, join, way, hub) {
             Err(Refusal { code, reason }) => self.reject(code, &reason, hub),
             Ok(Claimed { claim, first, reply }) => {
                 self.cursor = first;

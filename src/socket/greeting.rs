@@ -93,16 +93,16 @@ pub(crate) fn agree_with_any(
 impl Request {
     fn first_frame(&self) -> ClientFrame {
         let (incarnation, join) = (self.meant, self.join);
-        let claim = |memory, pid| ClientFrame::Claim {
+        let claim = |memory| ClientFrame::Claim {
             incarnation,
             join,
             memory,
-            pid,
+            pid: std::process::id(),
         };
         match self.delivery {
             Delivery::Lossy => ClientFrame::Subscribe { incarnation, join },
-            Delivery::Lossless => claim(false, 0),
-            Delivery::Leased => claim(true, std::process::id()),
+            Delivery::Lossless => claim(false),
+            Delivery::Leased => claim(true),
         }
     }
 }

@@ -19,12 +19,8 @@ fn killed_readers_free_the_publisher_and_living_ones_do_not() {
     let server = Server::start(BLOCK);
     for role in ["holds a message", "holds none", "reads a socket"] {
         let mut reader = Reader::start(role, &server);
-        let who = match role {
-            "reads a socket" => "127.0.0.1".to_owned(),
-            _ => format!("process {} ", reader.pid()),
-        };
 
-        let head = server.wait_until_held_by(&who);
+        let head = server.wait_until_held_by(&format!("process {} at ", reader.pid()));
 
         // It lives, so not one message more is published than what it has not read leaves room for.
         assert_eq!(head, reader.sequence + ROOM, "{role}");

@@ -5,6 +5,7 @@ mod crowds;
 mod deadlines;
 mod descriptors;
 mod joining;
+mod lossless;
 mod service;
 mod strangers;
 mod streaming;
@@ -20,9 +21,9 @@ use super::frame::{ClientFrame, FrameError, HEADER_BYTES, Hello, Kind, RejectCod
 use super::service::Service;
 use super::{Decoder, RemoteError, RemoteSubscriber, ServiceHandle, ServiceOptions, ServiceStats};
 use crate::bell::Bell;
-use crate::gate::Gate;
+use crate::gate::{Gate, LosslessOffer};
 use crate::layout::{Geometry, Header};
-use crate::segment::Owned;
+use crate::segment::{CreateError, Owned};
 use crate::{Incarnation, Join, Poll, Publisher};
 
 /// No wait in these tests is longer. Reaching it is a failure.
@@ -43,11 +44,20 @@ impl Host {
 
     fn with_ring(slots: u64, arena: u64, longest: Option<u64>, adjust: impl FnOnce(&mut ServiceOptions)) -> Self {
         let geometry = Geometry::new(slots, 128, arena, longest).unwrap();
+        Self::of(geometry, Owned::private, None, adjust)
+    }
+
+    fn of(
+        geometry: Geometry,
+        lay: impl FnOnce(Header, Geometry) -> Result<Owned, CreateError>,
+        offer: Option<LosslessOffer>,
+        adjust: impl FnOnce(&mut ServiceOptions),
+    ) -> Self {
         let incarnation = Incarnation::random().unwrap();
         let header = Header::new(&geometry, incarnation, "prices", 0, 100_000_000);
-        let segment = Owned::private(header, geometry).unwrap();
+        let segment = lay(header, geometry).unwrap();
         let bell = Arc::new(Bell::new());
-        let gate = Arc::new(Gate::new(&geometry, None));
+        let gate = Arc::new(Gate::new(&geometry, offer));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut options = ServiceOptions::new(vec![listener]);
