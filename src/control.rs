@@ -359,3 +359,36 @@ fn is_abandoned(name: &str) -> io::Result<bool> {
     let is_ours = fs::fstat(&file)?.st_uid == rustix::process::geteuid().as_raw();
     Ok(is_ours && !sys::write_lock_is_held(&file)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_lies_where_the_page_on_the_layout_says() {
+        let incarnation = Incarnation::from_bytes(*b"0123456789abcdef");
+        let server = Control::create(incarnation).unwrap();
+        let subscriber = Control::open(&server.name().unwrap(), incarnation).unwrap();
+        let bytes = || -> Vec<u8> {
+            // The latches too: nobody writes meanwhile.
+            let words = server.words().iter();
+            words
+                .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+                .collect()
+        };
+        assert_eq!(bytes()[..24], *b"LAPCTRL\x010123456789abcdef");
+        assert_eq!(bytes()[64..70], [0; 6]);
+
+        subscriber.set_ready();
+        assert_eq!(bytes()[64..70], [1, 0, 0, 0, 0, 0]);
+        subscriber.set_closing();
+        server.evict();
+        assert_eq!(bytes()[64..70], [1, 0, 1, 0, 1, 0]);
+        subscriber.claim().advance(0x0102, true, || ());
+        server.claim().prepare_to_wait(0x0102, || ());
+
+        assert_eq!(bytes()[128..136], 0x0102_u64.to_ne_bytes());
+        assert_eq!(bytes()[256..264], 1_u64.to_ne_bytes());
+        assert!(server.is_ready() && server.is_closing() && subscriber.is_evicted());
+    }
+}

@@ -36,14 +36,16 @@
 //! ```
 //!
 //! Those who want shared memory alone take a [`Subscriber`]: it polls in place, copies, reads typed messages, drains and
-//! waits. A [`RemoteSubscriber`] does the same over TCP alone.
+//! waits. A [`RemoteSubscriber`] does the same over TCP alone. Where a server was told to wait for its readers
+//! ([`ServerOptions::lossless`]), a [`LosslessSubscriber`] loses nothing, a [`BlockingSubscriber`] is lent messages as plain
+//! bytes, and [`FollowOptions::lossless`] makes a follower lossless over either transport.
 //!
 //! # Costs
 //!
 //! Publishing copies the payload once and looks at the clock; a [`Batch`] shares one look. Reading in place costs two
 //! loads of the slot's stamp, two fences that are free on x86-64, and what is read of the payload. Neither makes a
-//! system call while nobody sleeps. No reader can slow the publisher or another reader; one that falls a whole ring
-//! behind is overtaken and told which sequences it lost.
+//! system call while nobody sleeps. No reader can slow the publisher or another reader, unless the server offers lossless
+//! subscriptions; one that falls a whole ring behind is overtaken and told which sequences it lost.
 //!
 //! # Features
 //!

@@ -465,8 +465,15 @@ mod tests {
                 silence_ms: 10_000,
                 connections: 1,
                 closed: false,
-                offers: false,
+                offers: true,
                 name: "prices".into(),
+            }),
+            ServerFrame::Offer(Offer {
+                policy: LosslessPolicy::Evict(Duration::from_secs(5)),
+                max_subscribers: 64,
+                subscribers: 1,
+                evicted: 2,
+                holder: Some((1200, 30, "process 7 at [::1]:9".into())),
             }),
             ServerFrame::Start { first: 41, missed: 0 },
             ServerFrame::Message {
@@ -482,6 +489,13 @@ mod tests {
                 code: RejectCode::TooManyConnections,
                 reason: "full".into(),
             },
+            ServerFrame::Lease {
+                first: 42,
+                missed: 0,
+                live: 42,
+                control: "/lapwing-0".into(),
+            },
+            ServerFrame::Evicted { next: 40 },
         ];
         let client = vec![
             ClientFrame::Subscribe {
@@ -489,6 +503,12 @@ mod tests {
                 join: Join::Latest(1),
             },
             ClientFrame::Progress { next: 42 },
+            ClientFrame::Claim {
+                incarnation: Incarnation::NIL,
+                join: Join::New,
+                memory: true,
+                pid: 4711,
+            },
         ];
         (server, client)
     }
