@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lapwing::discovery::Found;
+use lapwing::socket::frame::Offer;
 use lapwing::{Join, LosslessSubscriber, Poll, RemoteSubscriber, Subscriber};
 use rustix::process::Signal;
 
@@ -59,51 +60,87 @@ fn number(payload: &[u8]) -> u64 {
     u64::from_le_bytes(payload[..8].try_into().unwrap())
 }
 
-fn read_memory(found: &Found, join: Join, count: u64) -> Result<(), String> {
+/// What became of one that read through memory or a socket: what was missing, if anything was, and whether it was evicted.
+type Outcome = (Result<(), String>, bool);
+
+fn read_memory(found: &Found, join: Join, count: u64) -> Outcome {
     let mut subscriber = LosslessSubscriber::open(found, join, PATIENCE).unwrap();
     let outcome = Checker::run(count, || subscriber.receive(PATIENCE, |view| number(&view.to_vec())));
-    assert!(!subscriber.is_evicted());
-    outcome
+    (outcome, subscriber.is_evicted())
 }
 
-fn read_socket(found: &Found, join: Join, count: u64) -> Result<(), String> {
+fn read_socket(found: &Found, join: Join, count: u64) -> Outcome {
     let info = &found.info;
     let addresses = &info.socket.as_ref().unwrap().addresses;
     let mut subscriber = RemoteSubscriber::connect_lossless(addresses, info.incarnation, join, PATIENCE).unwrap();
     let outcome = Checker::run(count, || subscriber.receive(PATIENCE, number).unwrap());
-    assert!(subscriber.is_lossless());
-    outcome
+    (outcome, !subscriber.is_lossless())
 }
 
-#[test]
-fn sixty_four_that_join_and_leave_at_speed_lose_nothing() {
-    const ROUNDS: u64 = 4;
-    // One that has left makes room a moment later.
-    let mut server = Server::start("--generate --rate max --slots 1024 --lossless block --max-lossless 200");
-    let (found, done) = (server.found(), AtomicUsize::new(0));
+/// Reads nothing until it is evicted.
+fn sleep(found: &Found) {
+    let subscriber = LosslessSubscriber::open(found, Join::New, PATIENCE).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !subscriber.is_evicted() {
+        assert!(Instant::now() < deadline, "never evicted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
+/// 64 subscribers that join and leave at once. Returns how many of their subscriptions were evicted.
+fn join_and_leave(found: &Found) -> usize {
+    const ROUNDS: u64 = 4;
+    let evicted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..64 {
-            let (found, done) = (&found, &done);
+            let evicted = &evicted;
             scope.spawn(move || {
                 for round in 0..ROUNDS {
                     let join = if round % 2 == 0 { Join::New } else { Join::Oldest };
                     let count = 300 + thread * 31 % 1700;
-                    let outcome = if thread % 2 == 0 {
+                    let (outcome, is_evicted) = if thread % 2 == 0 {
                         read_memory(found, join, count)
                     } else {
                         read_socket(found, join, count)
                     };
-                    assert_eq!(outcome, Ok(()), "thread {thread}, round {round}");
+                    if is_evicted {
+                        evicted.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        assert_eq!(outcome, Ok(()), "thread {thread}, round {round}");
+                    }
                 }
-                done.fetch_add(1, Ordering::Relaxed);
             });
         }
     });
+    evicted.into_inner()
+}
 
-    assert_eq!(done.into_inner(), 64);
+#[test]
+fn sixty_four_that_join_and_leave_at_speed_lose_nothing() {
+    // One that has left makes room a moment later.
+    let mut server = Server::start("--generate --rate max --slots 1024 --lossless block --max-lossless 200");
+
+    let evicted = join_and_leave(&server.found());
+
+    assert_eq!(evicted, 0);
     server.wait_for("all have left", |_, offer| (offer.subscribers, offer.evicted) == (0, 0));
     assert!(server.process.end_by(Signal::TERM).success());
+}
+
+#[test]
+fn evicting_some_costs_the_others_nothing() {
+    let server = Server::start("--generate --rate max --slots 1024 --lossless evict:300ms --max-lossless 200");
+    let found = &server.found();
+
+    let evicted = std::thread::scope(|scope| {
+        let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(|| sleep(found))).collect();
+        let evicted = join_and_leave(found);
+        sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
+        evicted
+    });
+
+    let is_over = |offer: &Offer| offer.subscribers == 0 && offer.evicted >= 3 + evicted as u64;
+    server.wait_for("all have left", |_, offer| is_over(offer));
 }
 
 #[test]

@@ -184,7 +184,7 @@ impl Duties {
         self.refused.tell(now);
         let lossless = publisher.lossless();
         if let Some(status) = &lossless {
-            self.hold_up.tell(status, now);
+            self.hold_up.tell(status, self.on_full == OnFull::Wait, now);
         }
         if let Some(stats) = &mut self.stats {
             if now >= stats.due() {

@@ -10,6 +10,9 @@ const LASTING: Duration = Duration::from_secs(1);
 /// Shortest time between two times that one is told of: a reader that takes seconds for each message is behind always.
 const BETWEEN_TALES: Duration = Duration::from_secs(10);
 
+/// Who holds up the stream, for how long, and the sequence that it wants next.
+type Holder<'a> = (&'a str, Duration, u64);
+
 /// Tells who holds up the stream.
 #[derive(Debug, Default)]
 pub struct HoldUp {
@@ -22,46 +25,136 @@ pub struct HoldUp {
 }
 
 impl HoldUp {
-    /// Tells what is new. To be called once or twice a second.
-    pub fn tell(&mut self, status: &LosslessStatus, now: Instant) {
-        let holder = status.holder.as_ref().filter(|holder| holder.held >= LASTING);
-        if let Some((who, _)) = &self.told
-            && let Some(held) = self.lasts
-            && holder.is_none_or(|holder| holder.who != *who)
-        {
-            warn!("{who} does not hold up the stream any more: it did for {held:.1?}");
-            self.lasts = None;
-        }
-        self.tell_evicted(status.evicted, now);
-        let Some(holder) = holder else { return };
-        let is_known = self.lasts.is_some()
-            || self
-                .told
-                .as_ref()
-                .is_some_and(|(who, at)| *who == holder.who && now < *at + BETWEEN_TALES);
-        if is_known {
-            self.lasts = self.lasts.map(|_| holder.held);
-            return;
-        }
-        warn!(
-            "{} has held up the stream for {:.1?}: it does not read message {}; stop it, or start this server with \
-             --lossless evict:5s or --on-full drop",
-            holder.who, holder.held, holder.cursor
-        );
-        self.told = Some((holder.who.clone(), now));
-        self.lasts = Some(holder.held);
+    /// Tells what is new; nothing of a holder if it is not waited for. To be called once or twice a second.
+    pub fn tell(&mut self, status: &LosslessStatus, waits: bool, now: Instant) {
+        let holder = status.holder.as_ref().filter(|_| waits);
+        let holder = holder.map(|holder| (&*holder.who, holder.held, holder.cursor));
+        let news = [
+            self.over(holder),
+            self.evictions(status.evicted, now),
+            self.lasting(holder, now),
+        ];
+        news.iter().flatten().for_each(|news| warn!("{news}"));
     }
 
-    fn tell_evicted(&mut self, evicted: u64, now: Instant) {
-        let is_due = self.evicted_told_at.is_none_or(|at| now >= at + BETWEEN_TALES);
-        if evicted > self.evicted && is_due {
-            let count = evicted - self.evicted;
-            warn!(
-                "{count} lossless subscribers were evicted because they read nothing for too long, {evicted} in all; for \
-                 more time give --lossless evict:TIME a longer one, or block"
-            );
-            self.evicted = evicted;
-            self.evicted_told_at = Some(now);
+    /// What there is to say when the one that was told of holds up nothing any more.
+    fn over(&mut self, holder: Option<Holder<'_>>) -> Option<String> {
+        let (told, _) = self.told.as_ref()?;
+        if holder.is_some_and(|(who, held, _)| who == told && held >= LASTING) {
+            return None;
         }
+        let held = self.lasts.take()?;
+        Some(format!(
+            "{told} does not hold up the stream any more: it did for {held:.1?}"
+        ))
+    }
+
+    /// What there is to say of one that has begun to hold up the stream.
+    fn lasting(&mut self, holder: Option<Holder<'_>>, now: Instant) -> Option<String> {
+        let (who, held, cursor) = holder.filter(|(_, held, _)| *held >= LASTING)?;
+        let told_lately = |(told, at): &(String, Instant)| told == who && now < *at + BETWEEN_TALES;
+        if self.lasts.is_some() || self.told.as_ref().is_some_and(told_lately) {
+            self.lasts = self.lasts.map(|_| held);
+            return None;
+        }
+        self.told = Some((who.to_owned(), now));
+        self.lasts = Some(held);
+        Some(format!(
+            "{who} has held up the stream for {held:.1?}: it does not read message {cursor}; stop it, or start this \
+             server with --lossless evict:5s or --on-full drop"
+        ))
+    }
+
+    /// What there is to say of those that were evicted.
+    fn evictions(&mut self, evicted: u64, now: Instant) -> Option<String> {
+        let is_due = self.evicted_told_at.is_none_or(|at| now >= at + BETWEEN_TALES);
+        if evicted == self.evicted || !is_due {
+            return None;
+        }
+        let count = evicted - self.evicted;
+        self.evicted = evicted;
+        self.evicted_told_at = Some(now);
+        let clients = if count == 1 { "client was" } else { "clients were" };
+        Some(format!(
+            "{count} lossless {clients} evicted for reading nothing for too long, {evicted} in all; for more patience \
+             give --lossless evict: a longer time, or block"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn holder_is_told_once_it_lasts_and_when_it_is_over() {
+        let mut hold_up = HoldUp::default();
+        let now = Instant::now();
+        let mut look = |holder, seconds| (hold_up.over(holder), hold_up.lasting(holder, now + seconds * SECOND));
+
+        assert_eq!(look(Some(("one", SECOND / 2, 7)), 0), (None, None));
+        let (over, lasting) = look(Some(("one", SECOND, 7)), 1);
+        assert_eq!(over, None);
+        assert!(
+            lasting
+                .unwrap()
+                .starts_with("one has held up the stream for 1.0s: it does not read message 7; ")
+        );
+        assert_eq!(look(Some(("one", 30 * SECOND, 7)), 30), (None, None));
+        let (over, lasting) = look(None, 31);
+        assert_eq!(
+            over.unwrap(),
+            "one does not hold up the stream any more: it did for 30.0s"
+        );
+        assert_eq!((lasting, look(None, 32)), (None, (None, None)));
+    }
+
+    #[test]
+    fn reader_that_is_behind_again_and_again_is_told_now_and_then() {
+        let mut hold_up = HoldUp::default();
+        let now = Instant::now();
+        let mut told = 0;
+
+        for turn in 0..60 {
+            let holder = (turn % 2 == 1).then_some(("one", SECOND, u64::from(turn)));
+            told += u32::from(hold_up.over(holder).is_some());
+            told += u32::from(hold_up.lasting(holder, now + turn * SECOND).is_some());
+        }
+
+        assert_eq!(told, 2 * 6);
+    }
+
+    #[test]
+    fn another_holder_is_told_at_once() {
+        let mut hold_up = HoldUp::default();
+        let now = Instant::now();
+        hold_up.lasting(Some(("one", SECOND, 7)), now);
+
+        let other = Some(("other", SECOND, 7));
+
+        assert!(hold_up.over(other).unwrap().starts_with("one does not"));
+        assert!(hold_up.lasting(other, now).unwrap().starts_with("other has"));
+    }
+
+    #[test]
+    fn evictions_are_told_now_and_then_and_all() {
+        let mut hold_up = HoldUp::default();
+        let now = Instant::now();
+
+        assert_eq!(hold_up.evictions(0, now), None);
+        assert!(
+            hold_up
+                .evictions(1, now)
+                .unwrap()
+                .starts_with("1 lossless client was evicted")
+        );
+        assert_eq!(hold_up.evictions(5, now + SECOND), None);
+        let later = hold_up.evictions(5, now + BETWEEN_TALES).unwrap();
+        assert!(
+            later.starts_with("4 lossless clients were evicted") && later.contains(", 5 in all"),
+            "{later}"
+        );
     }
 }
