@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use lapwing::socket::frame::ClientFrame;
-use lapwing::{Incarnation, Join};
+use lapwing::{Incarnation, Join, Poll, ServerState};
 use rustix::process::Signal;
 
 use crate::stage::{PATIENCE, Server};
@@ -77,31 +77,31 @@ fn server_killed_while_many_join_leaves_nothing_that_the_next_does_not_remove() 
 }
 
 #[test]
-fn server_leaves_at_the_end_when_a_slow_lossless_client_has_read_all() {
-    const LINES: usize = 1000;
+fn server_leaves_at_the_end_when_a_slow_lossless_reader_has_read_all() {
+    const LINES: u64 = 1000;
     let mut server = Server::start("--slots 64 --lossless block --exit-at-end --linger 90s");
-    let mut client = server.client(&[], "--follow --lossless --from oldest --format json --exit-at-end");
-    let json = client.json();
-    json.expect("attached");
-    client.process.stop();
+    let mut subscriber = server.lossless(Join::New);
     let mut input = server.input.take().unwrap();
     let writer = std::thread::spawn(move || (0..LINES).for_each(|line| writeln!(input, "{line}").unwrap()));
-    assert_eq!(server.wait_until_held_by(&client.process.who()), 63);
-    client.process.signal(Signal::CONT);
-    writer.join().unwrap();
-
-    for line in 0..LINES {
-        assert_eq!(json.expect("message")["payload"], line.to_string());
-        if line == LINES - 32 {
-            // The end is there, and what is before it is not read.
-            client.process.stop();
-            server.wait_for("all is published", |report, _| report.head == LINES as u64);
-            client.process.signal(Signal::CONT);
+    assert_eq!(server.wait_until_held_by(&std::process::id().to_string()), 63);
+    let mut read = |lines: std::ops::Range<u64>| {
+        for line in lines {
+            let Poll::Message(received) = subscriber.receive(PATIENCE, |view| view.to_vec()) else {
+                panic!("no line {line}")
+            };
+            assert_eq!(received.value, line.to_string().into_bytes());
         }
-    }
+        subscriber.receive(PATIENCE, |_| ())
+    };
 
-    json.expect("ended");
-    assert!(client.process.wait().success());
+    // The end is there, and what is before it is not read.
+    assert!(matches!(read(0..LINES - 33), Poll::Message(_)));
+    writer.join().unwrap();
+    server.wait_for("the end", |report, _| report.state == ServerState::Ended);
+    assert!(server.process.is_running());
+    assert_eq!(read(LINES - 32..LINES), Poll::Ended);
+    drop(subscriber);
+
     assert!(server.process.wait().success());
     assert!(
         !server

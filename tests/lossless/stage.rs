@@ -81,6 +81,10 @@ impl Running {
         assert!(stopped.unwrap().1.stopped());
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let process = pidfd_open(self.pid(), PidfdFlags::empty()).unwrap();
