@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use lapwing::{Join, LosslessSubscriber, Poll};
 use rustix::process::Signal;
@@ -42,6 +43,8 @@ struct Stage {
     source: Source,
     server: Server,
     pusher: Option<UnixStream>,
+    /// No wait lasts longer.
+    until: Instant,
 }
 
 impl Stage {
@@ -63,7 +66,12 @@ impl Stage {
             server.process.hear(&["push messages to"]);
             UnixStream::connect(path("push")).unwrap()
         });
-        Self { source, server, pusher }
+        Self {
+            source,
+            server,
+            pusher,
+            until: Instant::now() + PATIENCE,
+        }
     }
 
     /// Gives the server `COUNT` messages as fast as it takes them, if it takes any.
@@ -92,6 +100,7 @@ impl Stage {
     /// Two numbers of the next line of statistics: published, and not published for want of room.
     fn counts(&mut self) -> (u64, u64) {
         let line = self.server.process.hear(&["server: stats: "]);
+        assert!(Instant::now() < self.until, "still {line}");
         let number = |key: &str| {
             let value = line.split(' ').find_map(|pair| pair.strip_prefix(key));
             value.unwrap_or_else(|| panic!("no {key} in {line}")).parse().unwrap()
