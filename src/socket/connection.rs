@@ -50,6 +50,8 @@ pub(super) struct Hub {
     pub(super) deadlines: Deadlines,
     pub(super) chunks: Chunks,
     pub(super) counters: Arc<Counters>,
+    /// Connections whose clients read through shared memory: nobody else needs to count them.
+    pub(super) leased: u32,
     /// The time at the beginning of this turn of the loop.
     pub(super) now: Instant,
 }
@@ -346,6 +348,7 @@ impl Connection {
                 self.cursor = first;
                 self.queued = Some(hub.chunks.of_frame(&reply));
                 let stage = if claim.control().is_some() {
+                    hub.leased += 1;
                     Stage::Leased
                 } else {
                     Stage::Streaming
@@ -357,9 +360,10 @@ impl Connection {
     }
 
     /// Gives back what is claimed. To be called before the connection is dropped.
-    pub(super) fn release(&mut self, gate: &Gate) {
+    pub(super) fn release(&mut self, hub: &mut Hub) {
         if let Some(claim) = self.claim.take() {
-            gate.leave(&claim, || wake_publisher(claim.words()));
+            hub.leased -= u32::from(claim.control().is_some());
+            hub.gate.leave(&claim, || wake_publisher(claim.words()));
         }
     }
 
@@ -382,7 +386,7 @@ impl Connection {
             code,
             reason: reason.to_owned(),
         }));
-        self.release(&hub.gate);
+        self.release(hub);
         self.enter(Stage::Leaving(Farewell::Reject), hub.now);
     }
 
@@ -464,7 +468,7 @@ fn hello(connections: u32, hub: &Hub) -> Hello {
         max_message_bytes: u32::try_from(segment.geometry().max_message_bytes()).unwrap_or(u32::MAX),
         heartbeat_ms: millis(hub.deadlines.heartbeat),
         silence_ms: millis(hub.deadlines.silence),
-        connections,
+        connections: connections.saturating_sub(hub.leased),
         closed,
         offers: hub.gate.offer().is_some(),
         name: segment.header().name().to_owned(),

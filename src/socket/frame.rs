@@ -134,7 +134,7 @@ pub struct Hello {
     pub heartbeat_ms: u32,
     /// Either side gives the other up after so many milliseconds without a byte; longer than `heartbeat_ms`.
     pub silence_ms: u32,
-    /// Connections that the server has, with this one.
+    /// Connections that the server has, with this one, without those of clients that read through shared memory.
     pub connections: u32,
     /// Whether the publisher has ended the stream: no message `head` will come.
     pub closed: bool,

@@ -104,6 +104,7 @@ impl Service {
                 },
                 chunks: Chunks::default(),
                 counters: shared.counters.clone(),
+                leased: 0,
                 now,
             },
             awaited: None,
@@ -238,7 +239,7 @@ impl Service {
         let Some(mut connection) = self.connections[index].take() else {
             return;
         };
-        connection.release(&self.hub.gate);
+        connection.release(&mut self.hub);
         drop(connection);
         self.vacant.push(index);
         let counters = &self.hub.counters;

@@ -85,6 +85,7 @@ fn stopped_client_holds_up_the_stream_and_everybody_is_told_who_it_is() {
     let object: Value = serde_json::from_slice(objects.stdout.split(|&byte| byte == b'\n').next().unwrap()).unwrap();
     assert!(object["held_by"].as_str().unwrap().contains(&who), "{object}");
     assert!(object["held_ms"].as_u64().unwrap() >= 1000, "{object}");
+    assert_eq!(object["readers"], 1, "a mapping and a connection are one reader");
     assert_eq!((&object["lossless"], &object["head"]), (&"block".into(), &head.into()));
 
     client.process.signal(Signal::CONT);
