@@ -50,10 +50,14 @@ impl Running {
     /// Waits for a line on standard error with all these parts.
     #[track_caller]
     pub fn hear(&mut self, parts: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let Ok(line) = self.errors.recv_timeout(PATIENCE) else {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.errors.recv_timeout(left) else {
                 panic!("never said {parts:?}, but {:#?}", self.said)
             };
+            // A line that is there is given also when no time is left.
+            assert!(Instant::now() < deadline, "never said {parts:?}, but {:#?}", self.said);
             self.said.push(line.clone());
             if parts.iter().all(|part| line.contains(part)) {
                 return line;
