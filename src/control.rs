@@ -385,7 +385,7 @@ mod tests {
         server.evict();
         assert_eq!(bytes()[64..70], [1, 0, 1, 0, 1, 0]);
         subscriber.claim().advance(0x0102, true, || ());
-        server.claim().prepare_to_wait(0x0102, || ());
+        server.claim().prepare_to_wait(|| ());
 
         assert_eq!(bytes()[128..136], 0x0102_u64.to_ne_bytes());
         assert_eq!(bytes()[256..264], 1_u64.to_ne_bytes());

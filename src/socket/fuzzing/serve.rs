@@ -63,6 +63,7 @@ impl Host {
         let hub = Hub {
             segment: ring.share(),
             gate: Arc::new(Gate::new(&geometry, None)),
+            leased: 0,
             deadlines: Deadlines {
                 subscribe: Duration::from_secs(5),
                 heartbeat: Duration::from_secs(1),

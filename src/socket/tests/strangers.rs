@@ -137,6 +137,7 @@ fn hub() -> Hub {
     Hub {
         segment: Owned::private(header, geometry).unwrap().share(),
         gate: Arc::new(Gate::new(&geometry, None)),
+        leased: 0,
         deadlines: Deadlines {
             subscribe: PATIENCE,
             heartbeat: PATIENCE,

@@ -14,6 +14,7 @@ fn heartbeat_that_is_due_does_not_overtake_the_start() {
     let mut hub = Hub {
         segment: Owned::private(header, geometry).unwrap().share(),
         gate: Arc::new(Gate::new(&geometry, None)),
+        leased: 0,
         deadlines: Deadlines {
             subscribe: 9 * second,
             heartbeat: second,
