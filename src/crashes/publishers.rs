@@ -11,7 +11,7 @@ use super::crew::Order;
 use super::scribe::{Fault, Scribe};
 use super::stream::{INLINE_BYTES, Message, SLOTS, geometry, mix};
 use super::tally::Tally;
-use super::victim::{Pace, Victim, stand_still, stepping_works};
+use super::victim::{Pace, Victim, be_killed_in, stand_still, stepping_works};
 use crate::bell::Bell;
 use crate::discovery::{Announcement, Found, Info, SharedMemory, Trust, read};
 use crate::gate::Gate;
@@ -29,12 +29,15 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(1);
 /// Kills of one plan's victims, spread evenly over its instructions. Unoptimised code has too many to go there often.
 const KILLS_A_PLAN: u64 = if cfg!(debug_assertions) { 2 } else { 8 };
 /// Kills at random moments for each plan.
-const RANDOM_KILLS_A_PLAN: u64 = if cfg!(debug_assertions) { 24 } else { 40 };
+const RANDOM_KILLS_A_PLAN: u64 = if cfg!(debug_assertions) { 24 } else { 152 };
 /// The last thing that a plan's victim does is watched closely; before that it publishes up to this many messages.
 const LONGEST_PAST: u64 = 5 * SLOTS;
 /// Longest message that is watched: each instruction takes its time, and unoptimised code has many for each byte.
 const LONGEST_WATCHED: usize = if cfg!(debug_assertions) { 200 } else { 4096 };
-/// Enough for any time that a victim may be given at full speed.
+/// How long a victim publishes at full speed at the most: long enough to use slots and arena again and again, and for
+/// few enough messages that the oracle can tell quickly what they left.
+const LONGEST_LIFE: Duration = Duration::from_micros(100);
+/// More messages than anybody publishes in that time.
 const LONGEST_RUN: u64 = 1 << 40;
 
 /// What a victim is to do.
@@ -167,11 +170,12 @@ fn start_stepped(directory: &Path, plan: &Plan, fault: Option<Fault>) -> Victim 
     })
 }
 
-/// Starts a victim that, once it goes on, publishes until it is killed.
-fn start_free(directory: &Path, plan: &Plan) -> Victim {
+/// Starts a victim that, once it goes on, publishes until it is killed, so much later.
+fn start_free(directory: &Path, plan: &Plan, lifespan: Duration) -> Victim {
     Victim::start(Pace::Free, || {
         let mut life = Life::begin(directory, &plan.stream, None);
         stand_still();
+        be_killed_in(lifespan);
         life.publish_all(plan.stream.start..MAX_SEQUENCE);
         life
     })
@@ -326,7 +330,8 @@ impl<'a> Killer<'a> {
         let mut victim = start_stepped(directory, plan, None);
         let (reader, found) = attach(directory, plan.stream.start)?;
         (0..steps).all(|_| victim.step());
-        let state = self.bury(victim, reader, Account::from(plan.stream.start), found, &plan.stream)?;
+        victim.kill();
+        let state = self.examine(reader, Account::from(plan.stream.start), found, &plan.stream)?;
         self.tally.count(format_args!("killed when {state:?}"), 1);
         Ok(())
     }
@@ -334,37 +339,33 @@ impl<'a> Killer<'a> {
     fn kill_free(&mut self, random: u64) -> Result<(), String> {
         let plan = Plan::of(0, random, LONGEST_RUN);
         let directory = &self.order.directory;
-        let mut victim = start_free(directory, &plan);
+        let lifespan = Duration::from_nanos(1 + mix(random) % LONGEST_LIFE.as_nanos() as u64);
+        let mut victim = start_free(directory, &plan, lifespan);
         let (mut reader, found) = attach(directory, plan.stream.start)?;
         let mut account = Account::from(plan.stream.start);
         victim.go_on();
-        while reader.segment().heartbeat() == plan.stream.start {
-            std::hint::spin_loop();
+        // Beside half of them somebody reads.
+        let end = Instant::now() + lifespan;
+        while random % 32 < 16 && Instant::now() < end {
+            account.poll(&mut reader)?;
         }
-        let end = Instant::now() + Duration::from_nanos(mix(random) % 100_000);
-        while Instant::now() < end {
-            if random % 32 < 16 {
-                account.poll(&mut reader)?;
-            }
-        }
+        victim.outlive();
         let state = self
-            .bury(victim, reader, account, found, &plan.stream)
+            .examine(reader, account, found, &plan.stream)
             .map_err(|error| format!("{plan:?}: {error}"))?;
         self.tally.count("publishers killed at a random moment", 1);
         self.tally.count(format_args!("killed at random when {state:?}"), 1);
         Ok(())
     }
 
-    /// Kills, and checks all that is left.
-    fn bury(
+    /// Checks all that is left of a victim that was killed just now.
+    fn examine(
         &mut self,
-        victim: Victim,
         mut reader: Subscriber,
         mut account: Account,
         found: Found,
         stream: &Stream,
     ) -> Result<State, String> {
-        victim.kill();
         let died = Instant::now();
         let Finding { published, state } = look(reader.segment(), stream)?;
         account.drain(&mut reader)?;

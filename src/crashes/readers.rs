@@ -16,15 +16,21 @@ use crate::subscriber::{Join, Subscriber, WaitStrategy};
 
 /// Long enough for anything here; a crew that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A reader that is run an instruction at a time is killed before this one at the latest. Attaching alone has more.
-const MOST_STEPS: u64 = if cfg!(debug_assertions) { 1_000 } else { 8_000 };
+/// A reader that is run in steps runs to one of its first so many entries to and exits from system calls: to attach and
+/// to leave takes fewer.
+const MOST_CALLS: u64 = 64;
+/// And from there on an instruction at a time, to one of the next so many.
+const MOST_STEPS: u64 = 256;
 /// Messages without a pause: readers that have read them sleep.
 const BURST: u64 = 3;
+
+/// Crews and victims share few processors: who waits leaves them to others.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
 
 /// What a reader does until it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// Attaches, reads a little and leaves, an instruction at a time.
+    /// Attaches, reads a little and leaves, in steps.
     Stepped,
     /// Attaches, reads a little and leaves.
     ComesAndGoes,
@@ -83,12 +89,13 @@ fn visit(mut reader: Subscriber) {
 }
 
 /// Publishes until a file asks it to end.
-fn start_server(directory: &Path) -> Victim {
+pub fn start_server(directory: &Path, adjust: impl FnOnce(&mut ServerOptions)) -> Victim {
     Victim::start(Pace::Free, || {
         let mut options = ServerOptions::new("spared".parse().unwrap());
         options.info_dir = directory.to_owned();
         options.listen = Vec::new();
         options.slots = Some(64);
+        adjust(&mut options);
         let mut server = Server::start(options).unwrap();
         stand_still();
         let mut sequence = 0;
@@ -113,7 +120,7 @@ pub struct Spared {
 
 impl Spared {
     fn start(directory: &Path) -> Self {
-        let mut server = start_server(directory);
+        let mut server = start_server(directory, |_| {});
         let found = read(&directory.join("spared.toml"), &Trust::default()).unwrap();
         let reader = Subscriber::open(&found, Join::Sequence(0)).unwrap();
         server.go_on();
@@ -139,7 +146,7 @@ impl Spared {
         let seen = self.reader.head().next;
         while self.reader.head().next == seen {
             ensure!(Instant::now() < deadline, "the publisher stands still");
-            std::thread::yield_now();
+            std::thread::sleep(BETWEEN_LOOKS);
         }
         while self.account.cursor() < seen {
             self.account.poll(&mut self.reader)?;
@@ -216,13 +223,15 @@ fn start(habit: Habit, found: &Found, random: u64, can_trace: bool) -> Victim {
         stand_still();
     });
     if habit == Habit::Stepped {
-        (0..random % MOST_STEPS).all(|_| victim.step());
+        let is_under_way = (0..random % MOST_CALLS).all(|_| victim.run_to_call());
+        let _ = is_under_way && (0..random / MOST_CALLS % MOST_STEPS).all(|_| victim.step());
         return victim;
     }
     victim.go_on();
     let deadline = Instant::now() + PATIENCE;
     while habit == Habit::Sleeps && can_trace && !victim.is_in_call(libc::SYS_futex) {
         assert!(Instant::now() < deadline, "a reader that does not sleep");
+        std::thread::sleep(BETWEEN_LOOKS);
     }
     std::thread::sleep(Duration::from_nanos(random % 300_000));
     victim

@@ -3,12 +3,16 @@
 //! Between two instructions lies every point of every protocol, in the code as it was compiled. A victim that stands
 //! before its next instruction and is killed there never carries it out.
 
+use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::ptrace;
-use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::signal::{SigEvent, SigevNotify, Signal, kill, raise};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::ClockId;
 use nix::unistd::{ForkResult, Pid, fork, pause};
 
 /// How a victim is run.
@@ -33,6 +37,26 @@ pub fn stand_still() {
     raise(Signal::SIGSTOP).unwrap();
 }
 
+/// What a victim calls to do nothing more.
+pub fn wait_to_be_killed() -> ! {
+    loop {
+        pause();
+    }
+}
+
+/// What a victim calls to be killed when `left` has passed, by the timer of its own processor: between whichever two
+/// instructions that finds it, however busy the machine is.
+pub fn be_killed_in(left: Duration) {
+    let signal = Signal::SIGKILL;
+    let event = SigEvent::new(SigevNotify::SigevSignal { signal, si_value: 0 });
+    let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, event).unwrap();
+    timer
+        .set(Expiration::OneShot(left.into()), TimerSetTimeFlags::empty())
+        .unwrap();
+    // To drop it were to live on.
+    forget(timer);
+}
+
 impl Victim {
     /// Forks a process that leads `life`, and waits until it stands still. After its life it keeps what that returned,
     /// and waits to be killed.
@@ -49,9 +73,7 @@ impl Victim {
                     ptrace::traceme().unwrap();
                 }
                 let _kept = life();
-                loop {
-                    pause();
-                }
+                wait_to_be_killed();
             }));
             std::process::abort();
         };
@@ -81,6 +103,16 @@ impl Victim {
     /// Lets it carry out one instruction. Returns whether there is another before it stands still.
     pub fn step(&mut self) -> bool {
         ptrace::step(self.pid, None).unwrap();
+        self.is_under_way()
+    }
+
+    /// Lets it run to where it enters or leaves a system call. Returns whether it did before it stands still.
+    pub fn run_to_call(&mut self) -> bool {
+        ptrace::syscall(self.pid, None).unwrap();
+        self.is_under_way()
+    }
+
+    fn is_under_way(&mut self) -> bool {
         match waitpid(self.pid, None).unwrap() {
             WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
             status => {
@@ -119,11 +151,21 @@ impl Victim {
         self.bury().unwrap();
     }
 
+    /// Waits until it was killed by [`be_killed_in`].
+    pub fn outlive(mut self) {
+        self.is_gone = true;
+        self.expect_killed().unwrap();
+    }
+
     fn bury(&mut self) -> Result<(), String> {
         if std::mem::replace(&mut self.is_gone, true) {
             return Ok(());
         }
         kill(self.pid, Signal::SIGKILL).map_err(|errno| errno.to_string())?;
+        self.expect_killed()
+    }
+
+    fn expect_killed(&self) -> Result<(), String> {
         match waitpid(self.pid, None) {
             Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Ok(()),
             other => Err(format!("a victim that was killed: {other:?}")),
