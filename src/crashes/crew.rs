@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::alarm;
 use serde::{Deserialize, Serialize};
 
+use super::lossless;
 use super::publishers::Killer;
 use super::readers;
 use super::tally::Tally;
@@ -28,6 +29,7 @@ const CREWS: u64 = 8;
 pub enum Trade {
     Publishers,
     Readers,
+    LosslessReaders,
     /// The checks on what they must notice.
     Controls,
 }
@@ -109,9 +111,11 @@ fn work() {
     match order.trade {
         Trade::Publishers => Killer::new(&order, &mut tally).work(),
         Trade::Readers => readers::work(&order, &mut tally),
+        Trade::LosslessReaders => lossless::work(&order, &mut tally),
         Trade::Controls => Killer::new(&order, &mut tally)
             .control()
-            .and_then(|()| readers::control(&order, &mut tally)),
+            .and_then(|()| readers::control(&order, &mut tally))
+            .and_then(|()| lossless::control(&order, &mut tally)),
     }
     .unwrap();
     if is_alone {

@@ -5,6 +5,7 @@
 //!                  and at random moments, at full speed
 //!                  from sequence 0, where the low half of the head wraps, and up to the last sequence that there is
 //!     readers      attaching, reading, asleep on the futex word
+//!     and lossless ones, joining, reading, holding messages, held up for, leaving
 //! ```
 //!
 //! What each message must be is known from its sequence, and where it must lie from an oracle that shares no code with
@@ -14,6 +15,8 @@
 mod autopsy;
 
 mod crew;
+
+mod lossless;
 
 mod publishers;
 
@@ -66,6 +69,23 @@ fn killed_reader_is_noticed_by_nobody() {
 }
 
 #[test]
+fn killed_lossless_reader_holds_up_nobody_and_costs_nobody_a_message() {
+    let habits = lossless::Habit::ALL;
+    let kills = (kills(DEFAULT_KILLS) / 50).max(4 * habits.len() as u64);
+
+    let tally = send_all(Trade::LosslessReaders, kills);
+
+    println!("{kills} kills of lossless readers:\n{tally}");
+    for habit in habits {
+        let killed = tally.of(format_args!("lossless readers killed: {habit:?}"));
+        assert!(
+            killed > 0 || habit == lossless::Habit::Visits,
+            "never killed: {habit:?}"
+        );
+    }
+}
+
+#[test]
 fn publisher_that_breaks_the_protocol_is_noticed() {
     let tally = send(Trade::Controls, 0);
 
@@ -78,4 +98,5 @@ fn publisher_that_breaks_the_protocol_is_noticed() {
     }
     assert_eq!(tally.of("noticed: what is left"), 4, "{tally}");
     assert_eq!(tally.of("noticed: readers"), 2, "{tally}");
+    assert_eq!(tally.of("noticed: lossless readers"), 4, "{tally}");
 }
