@@ -206,6 +206,12 @@ impl Gate {
         Ok(first)
     }
 
+    /// The oldest message that can be claimed, with `head` as the one that is next: it may be under way already, and the
+    /// end of the stream may come right behind it.
+    pub(crate) const fn earliest(&self, head: u64) -> u64 {
+        (head + 1).saturating_sub(self.room)
+    }
+
     /// Whether one more may join.
     pub(crate) fn check(&self) -> Result<(), JoinError> {
         self.check_room(&self.claims())
@@ -412,3 +418,5 @@ impl Gatekeeper {
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "loom's cells stand for bytes that are lent")]
 mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -108,9 +108,16 @@ pub(super) fn make_claim(
         // It is to be had where lossless subscriptions are offered: `Server::start` has seen to that.
         let _ = process_barrier();
     };
-    let first = hub
-        .gate
-        .join(&claim, barrier, || starting_place(meant, join, segment).0)?;
+    let first = hub.gate.join(&claim, barrier, || {
+        let earliest = hub.gate.earliest(ring::head(segment.words()).next);
+        let first = starting_place(meant, join, segment).0;
+        // Who resumes in the ring itself finds there what is gone, and is not sent past what is not.
+        if pid.is_some() && wanted.is_some() {
+            first
+        } else {
+            first.max(earliest)
+        }
+    })?;
     let missed = wanted.map_or(0, |wanted| first.saturating_sub(wanted));
     let reply = match claim.control().and_then(Control::name) {
         None => ServerFrame::Start { first, missed },

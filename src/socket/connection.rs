@@ -215,6 +215,8 @@ impl Connection {
     }
 
     fn load_stream(&mut self, hub: &mut Hub) -> Result<(), Gone> {
+        let chunk = hub.chunks.from(self.cursor, &hub.segment);
+        // Behind the look at the ring: who loses something is told first why (E1). The chunk is found again.
         if self.claim.as_ref().is_some_and(|claim| claim.is_evicted())
             && let Some(claim) = self.claim.take()
         {
@@ -223,7 +225,7 @@ impl Connection {
             self.begin(evicted, hub.now);
             return Ok(());
         }
-        let Some(chunk) = hub.chunks.from(self.cursor, &hub.segment) else {
+        let Some(chunk) = chunk else {
             return Ok(());
         };
         self.cursor = chunk.next;
