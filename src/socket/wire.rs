@@ -269,7 +269,9 @@ impl Offer {
             // Zero means for ever, so an instant is a millisecond.
             LosslessPolicy::Evict(patience) => u32::try_from(patience.as_millis()).unwrap_or(u32::MAX).max(1),
         };
-        let (held_ms, cursor, who) = self.holder.as_ref().map_or((0, 0, ""), |(held_ms, cursor, who)| {
+        // Without a name there is no holder, and nothing is said of it.
+        let named = self.holder.as_ref().filter(|(_, _, who)| !who.is_empty());
+        let (held_ms, cursor, who) = named.map_or((0, 0, ""), |(held_ms, cursor, who)| {
             (*held_ms, *cursor, cut(who, MAX_WHO_BYTES))
         });
         out.extend_from_slice(&patience_ms.to_le_bytes());
@@ -289,6 +291,9 @@ impl Offer {
         let (max_subscribers, subscribers, held_ms) = (fields.u32()?, fields.u32()?, fields.u32()?);
         let (evicted, cursor) = (fields.u64()?, fields.u64()?);
         let who = fields.text("name of a subscriber")?;
+        if who.is_empty() && (held_ms, cursor) != (0, 0) {
+            return Err(FrameError::Field("holder without a name"));
+        }
         Ok(Self {
             policy,
             max_subscribers,
@@ -584,6 +589,33 @@ mod tests {
             panic!("no hello")
         };
         assert_eq!(hello.name, "\u{e4}".repeat(127));
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_holder_without_a_name() {
+        let mut bytes = Vec::new();
+        ServerFrame::Offer(Offer {
+            policy: LosslessPolicy::Block,
+            max_subscribers: 1,
+            subscribers: 1,
+            evicted: 0,
+            holder: Some((5, 7, String::new())),
+        })
+        .append_to(&mut bytes);
+
+        let mut decoder = Decoder::of_server(0);
+        decoder.push(&bytes);
+        let Some(ServerFrame::Offer(offer)) = decoder.server_frame().unwrap() else {
+            panic!("no offer")
+        };
+        assert_eq!(offer.holder, None);
+
+        // A server that says something of it all the same.
+        bytes[HEADER_BYTES + 12] = 5;
+        finish(&mut bytes, 0);
+        let mut decoder = Decoder::of_server(0);
+        decoder.push(&bytes);
+        assert_eq!(decoder.server_frame(), Err(FrameError::Field("holder without a name")));
     }
 
     #[test]
