@@ -13,6 +13,8 @@ mod clock;
 #[path = "../../src/bin/client/identity.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod identity;
+#[path = "../../src/bin/client/live_first.rs"]
+mod live_first;
 #[path = "../../src/bin/client/look.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod look;

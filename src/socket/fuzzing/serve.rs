@@ -1,4 +1,5 @@
-//! The service's side of two connections, and clients that believe nothing of what they are told.
+//! The service's side of two connections, and clients that believe nothing of what they are told. The publisher asks the
+//! gate, and publishes nothing while somebody lossless is in the way.
 
 use std::cell::OnceCell;
 use std::io::Read;
@@ -11,16 +12,17 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 
 use super::{OTHERS, OURS, pair, write_some};
-use crate::gate::Gate;
+use crate::gate::{Gate, Gatekeeper, LosslessOffer, LosslessPolicy, Wanted};
 use crate::layout::{Geometry, HEAD_WORD, Header};
 use crate::ring::fuzzing::{Orders, payload};
-use crate::ring::{MAX_SEQUENCE, Writer};
+use crate::ring::{MAX_SEQUENCE, Place, Poll, Reader, Writer};
 use crate::segment::Owned;
 use crate::socket::Decoder;
 use crate::socket::chunk::Chunks;
 use crate::socket::connection::{Connection, Deadlines, Gone, Hub, Sent};
 use crate::socket::counters::Counters;
-use crate::socket::frame::{ClientFrame, ServerFrame};
+use crate::socket::frame::{ClientFrame, RejectCode, ServerFrame};
+use crate::words::{store_bytes, words_for};
 use crate::{Incarnation, Join};
 
 thread_local! {
@@ -44,10 +46,13 @@ fn empty_ring(shape: usize) -> Rc<Owned> {
     ring
 }
 
-/// A publisher and the service's side of two connections.
+/// A publisher and what the service's side of its connections shares.
 struct Host {
     ring: Rc<Owned>,
     writer: Writer,
+    keeper: Gatekeeper,
+    /// A message that was begun and is not there yet.
+    begun: Option<(Place, usize)>,
     /// The length of every message, by sequence.
     lens: Vec<usize>,
     has_ended: bool,
@@ -60,9 +65,23 @@ impl Host {
     fn new(shape: u8) -> Self {
         let ring = empty_ring(usize::from(shape & 15));
         let geometry = *ring.share().geometry();
+        let policy = match shape >> 4 & 3 {
+            0 => None,
+            1 => Some(LosslessPolicy::Block),
+            2 => Some(LosslessPolicy::Evict(Duration::ZERO)),
+            _ => Some(LosslessPolicy::Evict(Duration::from_secs(1))),
+        };
+        let max_subscribers = 1 + usize::from(shape >> 6 & 1);
+        let gate = Arc::new(Gate::new(
+            &geometry,
+            policy.map(|policy| LosslessOffer {
+                policy,
+                max_subscribers,
+            }),
+        ));
         let hub = Hub {
             segment: ring.share(),
-            gate: Arc::new(Gate::new(&geometry, None)),
+            gate: gate.clone(),
             leased: 0,
             deadlines: Deadlines {
                 subscribe: Duration::from_secs(5),
@@ -78,6 +97,8 @@ impl Host {
         Self {
             ring,
             writer: Writer::new(geometry),
+            keeper: Gatekeeper::new(gate),
+            begun: None,
             lens: Vec::new(),
             has_ended: false,
             hub,
@@ -85,19 +106,85 @@ impl Host {
         }
     }
 
-    fn publish(&mut self, len: usize) {
-        if !self.has_ended {
+    fn offer(&self) -> Option<LosslessOffer> {
+        self.hub.gate.offer()
+    }
+
+    /// Asks the gate as `Publisher::try_publish` does.
+    fn may_publish(&mut self, len: usize) -> bool {
+        if self.hub.gate.lets_pass(len) {
+            return true;
+        }
+        let (sequence, floor) = (self.writer.next(), self.writer.floor_for(len));
+        let (writer, memory, now) = (&self.writer, self.ring.memory(), self.hub.now);
+        let asked = self.keeper.admit(
+            Wanted { sequence, floor },
+            |since| writer.first_large(memory, since),
+            || now,
+        );
+        if let Err((claim, seen)) = &asked {
+            assert!(*seen <= sequence && !claim.is_evicted());
+            assert!(self.hub.gate.status(now).holder.is_some());
+            let policy = self.offer().map(|offer| offer.policy);
+            assert_ne!(policy, Some(LosslessPolicy::Evict(Duration::ZERO)));
+        }
+        asked.is_ok()
+    }
+
+    /// Begins a message, if the gate lets it pass. It is published with the next.
+    fn begin(&mut self, len: usize) -> bool {
+        self.commit();
+        let begins = !self.has_ended && self.may_publish(len);
+        if begins {
+            let (memory, bytes) = (self.ring.memory(), payload(self.writer.next(), len));
+            let place = self.writer.begin(memory, len);
+            store_bytes(&memory[place.start..place.start + words_for(len)], &bytes);
+            self.begun = Some((place, len));
+        }
+        begins
+    }
+
+    fn commit(&mut self) {
+        if let Some((place, len)) = self.begun.take() {
             let sequence = self.writer.next();
             self.lens.push(len);
-            self.writer
-                .publish(self.ring.memory(), &payload(sequence, len), sequence, !sequence);
+            self.writer.commit(self.ring.memory(), place, len, sequence, !sequence);
         }
     }
 
+    /// Publishes a message, if the gate lets it pass. Whether it did.
+    fn publish(&mut self, len: usize) -> bool {
+        let begins = self.begin(len);
+        self.commit();
+        begins
+    }
+
     fn end(&mut self) {
+        self.commit();
         if !std::mem::replace(&mut self.has_ended, true) {
+            self.hub.gate.shut();
             self.writer.close(self.ring.memory());
         }
+    }
+
+    /// Whether a message lies in the ring as it was published.
+    fn retains(&self, sequence: u64) -> bool {
+        let segment = &self.hub.segment;
+        let mut reader = Reader::new(*segment.geometry(), sequence);
+        match reader.poll(segment.words(), |view| view.to_vec()) {
+            Poll::Message(received) => {
+                assert_eq!(received.value, payload(sequence, self.lens[sequence as usize]));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The messages that the ring holds.
+    fn retained(&self) -> Vec<u64> {
+        let head = self.writer.next();
+        let first = head.saturating_sub(self.writer.geometry().slot_count());
+        (first..head).filter(|&sequence| self.retains(sequence)).collect()
     }
 
     fn pass(&mut self, time: Duration) {
@@ -115,9 +202,28 @@ impl Host {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaits {
     Hello,
+    Offer,
     Start,
     Stream,
     Nothing,
+}
+
+/// What a client asked for.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    meant: Incarnation,
+    join: Join,
+    /// Without losses; through shared memory, which this server has none of.
+    lossless: Option<bool>,
+}
+
+/// The messages of a lossless subscriber: none of them may be missing unless it was evicted.
+#[derive(Debug)]
+struct Claimed {
+    /// Those that the ring held when the claim was made.
+    retained: Vec<u64>,
+    /// The message that was next, or under way.
+    live: u64,
 }
 
 /// The service's side of a connection, and a client that believes nothing.
@@ -126,17 +232,29 @@ struct Peer {
     stream: TcpStream,
     /// What the client says and the socket did not take yet.
     outbox: Vec<u8>,
-    /// What it asked for.
-    join: Option<(Incarnation, Join)>,
     /// It said nothing that the protocol does not allow.
     is_honest: bool,
+    /// It said what may be no frame, or swallow those behind it.
+    is_garbled: bool,
+    /// It acknowledged what cannot be there, and not in vain.
+    is_in_breach: bool,
+    /// The sequence up to which it acknowledged at most.
+    acknowledged: u64,
     decoder: Decoder,
+    listener: Listener,
+}
+
+/// What a client was told, and may be told.
+struct Listener {
     awaits: Awaits,
+    wish: Option<Wish>,
+    /// Since the service made the claim, until the client is told that it has none.
+    claimed: Option<Claimed>,
     first: u64,
     cursor: u64,
     messages: u64,
     missed: u64,
-    rejected: bool,
+    rejected: Option<RejectCode>,
 }
 
 impl Peer {
@@ -151,23 +269,30 @@ impl Peer {
             connection: Some(connection),
             stream: far,
             outbox: Vec::new(),
-            join: None,
             is_honest: true,
+            is_garbled: false,
+            is_in_breach: false,
+            acknowledged: 0,
             decoder: Decoder::of_server(0),
-            awaits: Awaits::Hello,
-            first: 0,
-            cursor: 0,
-            messages: 0,
-            missed: 0,
-            rejected: false,
+            listener: Listener {
+                awaits: Awaits::Hello,
+                wish: None,
+                claimed: None,
+                first: 0,
+                cursor: 0,
+                messages: 0,
+                missed: 0,
+                rejected: None,
+            },
         }
     }
 
     /// The client has something to say: mostly what the protocol allows.
     fn speak(&mut self, orders: &mut Orders<'_>) {
         let order = orders.byte();
-        let frame = match order % 8 {
-            0..=2 if self.join.is_none() => {
+        let cursor = self.listener.cursor;
+        match order % 8 {
+            0..=2 if self.listener.wish.is_none() => {
                 let join = match order >> 3 & 3 {
                     0 => Join::New,
                     1 => Join::Latest(orders.byte().into()),
@@ -175,23 +300,48 @@ impl Peer {
                     _ => Join::Sequence(orders.u64() >> (orders.byte() & 63)),
                 };
                 let incarnation = [Incarnation::NIL, OURS, OURS, OTHERS][usize::from(order >> 5 & 3)];
-                self.join = Some((incarnation, join));
-                ClientFrame::Subscribe { incarnation, join }
+                let shape = orders.byte();
+                let lossless = (shape & 3 != 0).then_some(shape & 0x1c == 0x1c);
+                self.listener.wish = Some(Wish {
+                    meant: incarnation,
+                    join,
+                    lossless,
+                });
+                let frame = match lossless {
+                    None => ClientFrame::Subscribe { incarnation, join },
+                    Some(memory) => ClientFrame::Claim {
+                        incarnation,
+                        join,
+                        memory,
+                        pid: order.into(),
+                    },
+                };
+                frame.append_to(&mut self.outbox);
             }
-            0..=4 if self.awaits == Awaits::Stream => ClientFrame::Progress { next: self.cursor },
+            // Also less than it has said already, which changes nothing.
+            0..=4 if self.listener.awaits == Awaits::Stream => {
+                self.progress(cursor - cursor.min(u64::from(order >> 3 & 3)));
+            }
             5 => {
                 self.is_honest = false;
-                let next = self.cursor.wrapping_add(orders.byte().into()).wrapping_sub(4);
-                ClientFrame::Progress { next }
+                if order & 8 == 0 {
+                    self.progress(cursor.wrapping_add(orders.byte().into()).wrapping_sub(4));
+                } else {
+                    self.is_in_breach |= !self.is_garbled;
+                    self.progress(u64::MAX - orders.u64() % MAX_SEQUENCE);
+                }
             }
             6 => {
-                self.is_honest = false;
+                (self.is_honest, self.is_garbled) = (false, true);
                 self.outbox.extend_from_slice(orders.bytes(usize::from(order >> 3)));
-                return;
             }
-            _ => return,
-        };
-        frame.append_to(&mut self.outbox);
+            _ => {}
+        }
+    }
+
+    fn progress(&mut self, next: u64) {
+        self.acknowledged = self.acknowledged.max(next);
+        ClientFrame::Progress { next }.append_to(&mut self.outbox);
     }
 
     /// Up to `count` bytes of what the client said get to the service's socket.
@@ -205,9 +355,19 @@ impl Peer {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        match duty(connection, &mut host.hub) {
+        let before = host.hub.gate.status(host.hub.now).subscribers;
+        let outcome = duty(connection, &mut host.hub);
+        if host.hub.gate.status(host.hub.now).subscribers > before {
+            self.listener.claimed = Some(Claimed {
+                retained: host.retained(),
+                live: host.writer.next(),
+            });
+        }
+        match outcome {
             Ok(more) => more,
             Err(gone) => {
+                // As the service does.
+                connection.release(&host.hub.gate);
                 match gone {
                     Gone::Finished => assert!(host.has_ended),
                     Gone::Corrupt => panic!("an honest publisher's ring is corrupt"),
@@ -229,27 +389,48 @@ impl Peer {
             return false;
         };
         self.decoder.push(&bytes[..count]);
-        loop {
-            let Some(frame) = self.decoder.server_frame().expect("the service sends frames") else {
-                return true;
-            };
-            let (messages, missed) = (
-                u64::from(matches!(frame, ServerFrame::Message { .. })),
-                missed_of(&frame),
-            );
-            let is_rejection = matches!(frame, ServerFrame::Reject { .. });
-            let (awaits, cursor) = check(&frame, self.awaits, self.cursor, self.join, host);
-            if self.awaits == Awaits::Start {
-                self.first = cursor;
-            }
-            if self.awaits == Awaits::Hello && !is_rejection {
+        while let Some(frame) = self.decoder.server_frame().expect("the service sends frames") {
+            let is_hello = matches!(frame, ServerFrame::Hello(_));
+            self.listener.hear(&frame, host);
+            if is_hello {
                 self.decoder.allow_messages(4096);
             }
-            (self.awaits, self.cursor) = (awaits, cursor);
-            self.messages += messages;
-            self.missed += missed;
-            self.rejected |= is_rejection;
-            assert!(!self.rejected || !self.is_honest || !host.is_early());
+        }
+        assert!(!self.was_wronged(host), "{:?}", self.listener.rejected);
+        true
+    }
+
+    /// Whether it was rejected without a reason.
+    fn was_wronged(&self, host: &Host) -> bool {
+        let is_refused = matches!(
+            self.listener.rejected,
+            None | Some(RejectCode::NotOffered | RejectCode::TooManyClaims)
+        );
+        !is_refused && self.is_honest && host.is_early()
+    }
+
+    /// Checks that the ring holds all that this client claims.
+    fn check_claim(&self, host: &Host) {
+        if let Some(Claimed { retained, live }) = &self.listener.claimed
+            && self.connection.is_some()
+            && self.listener.rejected.is_none()
+            && self.is_honest
+            && host.hub.gate.status(host.hub.now).evicted == 0
+        {
+            let since = retained.iter().copied().filter(|sequence| sequence < live);
+            let claimed = since.chain(*live..host.writer.next());
+            for sequence in claimed.filter(|&sequence| sequence >= self.acknowledged.max(self.wanted())) {
+                assert!(host.retains(sequence), "message {sequence} is claimed and gone");
+            }
+        }
+    }
+
+    /// The sequence that the claim begins at.
+    fn wanted(&self) -> u64 {
+        match (self.listener.awaits, &self.listener.claimed) {
+            // Where that is the START will tell: from here on surely.
+            (Awaits::Hello | Awaits::Offer | Awaits::Start, Some(claimed)) => claimed.live,
+            _ => self.listener.first,
         }
     }
 
@@ -266,76 +447,127 @@ impl Peer {
                 break;
             }
         }
-        assert_eq!(self.messages + self.missed, self.cursor - self.first);
-        if self.is_honest && host.is_early() && self.join.is_some() && self.connection.is_some() {
-            assert_ne!(self.awaits, Awaits::Start);
-            assert!(self.cursor >= host.writer.next(), "behind at {}", self.cursor);
-            assert_eq!(self.awaits == Awaits::Nothing, host.has_ended);
+        let listener = &self.listener;
+        assert_eq!(listener.messages + listener.missed, listener.cursor - listener.first);
+        if self.connection.is_none() || !host.is_early() {
+            return;
         }
+        assert!(!self.is_in_breach || listener.awaits == Awaits::Nothing);
+        if self.is_honest && listener.wish.is_some() && listener.rejected.is_none() {
+            assert_ne!(listener.awaits, Awaits::Start);
+            assert!(listener.cursor >= host.writer.next(), "behind at {}", listener.cursor);
+            assert_eq!(listener.awaits == Awaits::Nothing, host.has_ended);
+        }
+    }
+
+    /// Acknowledges all that there is, if it follows the protocol; then it is in nobody's way. Whether that is so.
+    fn make_way(&mut self, host: &mut Host) -> bool {
+        if self.is_honest && self.listener.awaits == Awaits::Stream {
+            self.progress(self.listener.cursor);
+            self.settle(host);
+        }
+        self.is_honest && host.is_early()
     }
 }
 
-const fn missed_of(frame: &ServerFrame<'_>) -> u64 {
-    match frame {
-        ServerFrame::Gap { missed, .. } => *missed,
-        _ => 0,
-    }
-}
-
-/// Checks a frame that the service sent. Returns what the client may be told next, and the sequence that it wants next.
-fn check(
-    frame: &ServerFrame<'_>,
-    awaits: Awaits,
-    cursor: u64,
-    join: Option<(Incarnation, Join)>,
-    host: &Host,
-) -> (Awaits, u64) {
-    let head = host.writer.next();
-    match (frame, awaits) {
-        (ServerFrame::Hello(hello), Awaits::Hello) => {
-            assert_eq!((hello.incarnation, hello.name.as_str()), (OURS, "prices"));
-            assert!(hello.oldest <= hello.head && hello.head <= head);
-            (Awaits::Start, cursor)
-        }
-        (ServerFrame::Start { first, missed }, Awaits::Start) => {
-            let (meant, join) = join.expect("no START before the SUBSCRIBE");
-            if let Join::Sequence(sequence) = join
-                && meant != OTHERS
-            {
-                assert_eq!(first - missed, sequence.min(MAX_SEQUENCE));
-            } else {
-                assert!(*first <= head && *missed == 0);
+impl Listener {
+    /// Takes a frame that the service sent, and panics if that is not the time for it.
+    fn hear(&mut self, frame: &ServerFrame<'_>, host: &Host) {
+        let (head, cursor) = (host.writer.next(), self.cursor);
+        self.awaits = match (frame, self.awaits) {
+            (ServerFrame::Hello(hello), Awaits::Hello) => {
+                assert_eq!((hello.incarnation, hello.name.as_str()), (OURS, "prices"));
+                assert!(hello.oldest <= hello.head && hello.head <= head);
+                assert_eq!(hello.offers, host.offer().is_some());
+                if hello.offers { Awaits::Offer } else { Awaits::Start }
             }
-            (Awaits::Stream, *first)
+            (ServerFrame::Offer(told), Awaits::Offer) => {
+                let offer = host.offer().expect("told of an offer");
+                assert_eq!(
+                    told.policy == LosslessPolicy::Block,
+                    offer.policy == LosslessPolicy::Block
+                );
+                assert_eq!(told.max_subscribers as usize, offer.max_subscribers);
+                assert!(told.subscribers <= told.max_subscribers);
+                Awaits::Start
+            }
+            (ServerFrame::Start { first, missed }, Awaits::Start) => {
+                let wish = self.wish.expect("no START before it was asked for");
+                assert_eq!(self.claimed.is_some(), wish.lossless == Some(false));
+                if let Join::Sequence(sequence) = wish.join
+                    && wish.meant != OTHERS
+                {
+                    assert_eq!(first - missed, sequence.min(MAX_SEQUENCE));
+                } else {
+                    assert!(*first <= head && *missed == 0);
+                }
+                (self.first, self.cursor) = (*first, *first);
+                Awaits::Stream
+            }
+            (
+                ServerFrame::Message {
+                    sequence,
+                    timestamp_ns,
+                    tag,
+                    payload: bytes,
+                },
+                Awaits::Stream,
+            ) => {
+                assert!(*sequence == cursor && cursor < head);
+                assert_eq!((*timestamp_ns, *tag), (cursor, !cursor));
+                assert_eq!(*bytes, payload(cursor, host.lens[cursor as usize]));
+                self.messages += 1;
+                self.cursor += 1;
+                Awaits::Stream
+            }
+            (ServerFrame::Gap { first, missed }, Awaits::Stream) => {
+                assert!(*first == cursor && *missed > 0 && first + missed <= head);
+                if let Some(Claimed { retained, live }) = &self.claimed {
+                    assert!(
+                        first + missed <= *live,
+                        "lost {missed} from {first} on in spite of a claim"
+                    );
+                    let lost = *first..first + missed;
+                    assert!(!retained.iter().any(|sequence| lost.contains(sequence)));
+                }
+                self.missed += missed;
+                self.cursor += missed;
+                Awaits::Stream
+            }
+            (ServerFrame::Evicted { next }, Awaits::Stream) => {
+                let policy = host.offer().map(|offer| offer.policy);
+                assert!(matches!(policy, Some(LosslessPolicy::Evict(_))));
+                assert!(self.claimed.take().is_some() && self.first <= *next && *next <= cursor);
+                Awaits::Stream
+            }
+            (ServerFrame::Heartbeat { head: told }, Awaits::Stream) => {
+                assert!(*told <= head);
+                Awaits::Stream
+            }
+            (ServerFrame::End { head: told }, Awaits::Stream) => {
+                assert!(host.has_ended && *told == head && head <= cursor);
+                Awaits::Nothing
+            }
+            (ServerFrame::Reject { code, .. }, Awaits::Start | Awaits::Stream) => {
+                if matches!(code, RejectCode::NotOffered | RejectCode::TooManyClaims) {
+                    let wish = self.wish.expect("nothing was asked for yet");
+                    self.check_refusal(*code, wish, host);
+                }
+                self.rejected = Some(*code);
+                Awaits::Nothing
+            }
+            _ => panic!("{frame:?} where the client awaits {:?}", self.awaits),
+        };
+    }
+
+    fn check_refusal(&self, code: RejectCode, wish: Wish, host: &Host) {
+        assert!(self.awaits == Awaits::Start && self.claimed.is_none() && wish.lossless.is_some());
+        if code == RejectCode::TooManyClaims {
+            assert_eq!(host.offer().map(|offer| offer.max_subscribers), Some(1));
+        } else {
+            let is_ahead = matches!(wish.join, Join::Sequence(_)) && wish.meant != OTHERS;
+            assert!(host.offer().is_none() || wish.lossless == Some(true) || is_ahead);
         }
-        (
-            ServerFrame::Message {
-                sequence,
-                timestamp_ns,
-                tag,
-                payload: bytes,
-            },
-            Awaits::Stream,
-        ) => {
-            assert!(*sequence == cursor && cursor < head);
-            assert_eq!((*timestamp_ns, *tag), (cursor, !cursor));
-            assert_eq!(*bytes, payload(cursor, host.lens[cursor as usize]));
-            (Awaits::Stream, cursor + 1)
-        }
-        (ServerFrame::Gap { first, missed }, Awaits::Stream) => {
-            assert!(*first == cursor && *missed > 0 && first + missed <= head);
-            (Awaits::Stream, cursor + missed)
-        }
-        (ServerFrame::Heartbeat { head: told }, Awaits::Stream) => {
-            assert!(*told <= head);
-            (Awaits::Stream, cursor)
-        }
-        (ServerFrame::End { head: told }, Awaits::Stream) => {
-            assert!(host.has_ended && *told == head && head <= cursor);
-            (Awaits::Nothing, cursor)
-        }
-        (ServerFrame::Reject { .. }, Awaits::Start | Awaits::Stream) => (Awaits::Nothing, cursor),
-        _ => panic!("{frame:?} where the client awaits {awaits:?}"),
     }
 }
 
@@ -349,9 +581,20 @@ pub fn serve(orders: &[u8]) {
         let order = orders.byte();
         let peer = &mut peers[usize::from(order >> 7)];
         match order & 15 {
-            0 | 1 => host.publish(usize::from(orders.byte())),
-            2 => host.publish(usize::from(orders.u16()) % 4097),
-            3 => (0..order >> 2 & 31).for_each(|_| host.publish(32)),
+            0 | 1 => {
+                host.publish(usize::from(orders.byte()));
+            }
+            2 => {
+                host.begin(usize::from(orders.u16()) % 4097);
+                if order & 0x10 == 0 {
+                    host.commit();
+                }
+            }
+            3 => {
+                for _ in 0..order >> 2 & 31 {
+                    host.publish(32);
+                }
+            }
             4..=6 => peer.speak(&mut orders),
             7 => peer.deliver(orders.byte().into()),
             8 => {
@@ -378,8 +621,15 @@ pub fn serve(orders: &[u8]) {
             }
             _ => host.hub.chunks.forget(),
         }
+        peers.iter().for_each(|peer| peer.check_claim(&host));
     }
+    host.commit();
     for peer in &mut peers {
         peer.settle(&mut host);
+        peer.check_claim(&host);
     }
+    let is_free = peers
+        .iter_mut()
+        .fold(true, |is_free, peer| peer.make_way(&mut host) && is_free);
+    assert!(!is_free || host.has_ended || host.publish(4096), "held up by nobody");
 }

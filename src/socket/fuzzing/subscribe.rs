@@ -1,12 +1,14 @@
 //! A subscriber over TCP whose server says anything, and a model of what it must make of that.
 
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::io::Read;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::{OTHERS, OURS, pair, write_some};
+use crate::gate::LosslessPolicy;
 use crate::ring::MAX_SEQUENCE;
 use crate::ring::fuzzing::Orders;
-use crate::socket::frame::{HEADER_BYTES, Hello, RejectCode, ServerFrame};
+use crate::socket::frame::{ClientFrame, HEADER_BYTES, Hello, Offer, RejectCode, ServerFrame};
 use crate::socket::greeting::{Greeting, Request};
 use crate::socket::{Decoder, Delivery, RemoteError, RemoteSubscriber};
 use crate::{Incarnation, Join, Poll};
@@ -24,6 +26,15 @@ enum Told {
         first: u64,
         missed: u64,
     },
+    /// What follows may have gaps.
+    Evicted,
+    /// The greeting of who reads through shared memory.
+    Leased {
+        first: u64,
+        missed: u64,
+        live: u64,
+        control: String,
+    },
     Ended,
     Failed,
 }
@@ -40,10 +51,18 @@ fn script(orders: &mut Orders<'_>) -> Vec<u8> {
     };
     let missed = u64::from(shape >> 2 & 3);
     if shape & 0x10 == 0 {
-        ServerFrame::Hello(hello(orders)).append_to(&mut bytes);
+        let hello = hello(orders);
+        // Nearly always where the HELLO says so.
+        let offers = hello.offers != (shape & 0xc0 == 0xc0);
+        ServerFrame::Hello(hello).append_to(&mut bytes);
+        if offers {
+            ServerFrame::Offer(offer(orders)).append_to(&mut bytes);
+        }
     }
-    if shape & 0x20 == 0 {
-        ServerFrame::Start { first: cursor, missed }.append_to(&mut bytes);
+    match shape & 0xe0 {
+        0x20 | 0x60 | 0xa0 => {}
+        0x40 => lease(cursor, missed, orders).append_to(&mut bytes),
+        _ => ServerFrame::Start { first: cursor, missed }.append_to(&mut bytes),
     }
     while !orders.is_empty() && bytes.len() < 48 << 10 {
         let order = orders.byte();
@@ -82,8 +101,10 @@ fn append_frame(order: u8, cursor: u64, orders: &mut Orders<'_>, bytes: &mut Vec
             let missed = u64::from(orders.byte()) << (order >> 4 & 3);
             (ServerFrame::Gap { first: at, missed }, missed)
         }
-        9 | 10 => (ServerFrame::Heartbeat { head: orders.u64() }, 0),
+        9 => (ServerFrame::Heartbeat { head: orders.u64() }, 0),
+        10 => (ServerFrame::Evicted { next: at }, 0),
         11 => (ServerFrame::End { head: at }, 0),
+        12 if order & 0x10 == 0 => (ServerFrame::Offer(offer(orders)), 0),
         12 => {
             let reject = ServerFrame::Reject {
                 code: RejectCode::Silent,
@@ -91,6 +112,7 @@ fn append_frame(order: u8, cursor: u64, orders: &mut Orders<'_>, bytes: &mut Vec
             };
             (reject, 0)
         }
+        13 if order & 0x10 == 0 => (lease(at, 0, orders), 0),
         13 => (ServerFrame::Start { first: at, missed: 0 }, 0),
         _ => (ServerFrame::Hello(hello(orders)), 0),
     };
@@ -98,8 +120,31 @@ fn append_frame(order: u8, cursor: u64, orders: &mut Orders<'_>, bytes: &mut Vec
     moves
 }
 
+fn offer(orders: &mut Orders<'_>) -> Offer {
+    let shape = orders.byte();
+    Offer {
+        policy: match shape & 1 {
+            0 => LosslessPolicy::Block,
+            _ => LosslessPolicy::Evict(Duration::from_millis(1)),
+        },
+        max_subscribers: u32::from(shape >> 1 & 3),
+        subscribers: shape.into(),
+        evicted: shape.into(),
+        holder: (shape & 8 != 0).then(|| (7, orders.u64(), "127.0.0.1:1".to_owned())),
+    }
+}
+
+fn lease(first: u64, missed: u64, orders: &mut Orders<'_>) -> ServerFrame<'static> {
+    ServerFrame::Lease {
+        first,
+        missed,
+        live: orders.u64(),
+        control: "/lapwing-0".to_owned(),
+    }
+}
+
 fn hello(orders: &mut Orders<'_>) -> Hello {
-    let (oldest, shape) = (u64::from(orders.byte()), orders.byte());
+    let (oldest, shape, offers) = (u64::from(orders.byte()), orders.byte(), orders.byte() & 1 != 0);
     Hello {
         incarnation: if shape & 3 == 3 { OTHERS } else { OURS },
         head: oldest.wrapping_add(u64::from(shape >> 2 & 7)).wrapping_sub(1),
@@ -109,7 +154,7 @@ fn hello(orders: &mut Orders<'_>) -> Hello {
         silence_ms: 600_000,
         connections: shape.into(),
         closed: shape & 4 != 0,
-        offers: false,
+        offers,
         name: "prices".to_owned(),
     }
 }
@@ -125,26 +170,45 @@ fn expected(bytes: &[u8], request: Request) -> Option<Vec<Told>> {
     if hello.heartbeat_ms < 30_000 {
         return None;
     }
+    if hello.offers && !matches!(decoder.server_frame(), Ok(Some(ServerFrame::Offer(_)))) {
+        return Some(vec![Told::Failed]);
+    }
     decoder.allow_messages(hello.max_message_bytes);
     let is_expected = request.expected == Incarnation::NIL || request.expected == hello.incarnation;
-    let mut cursor = match decoder.server_frame() {
-        Ok(Some(ServerFrame::Start { first, missed })) if is_expected && first <= MAX_SEQUENCE => {
-            if let Join::Sequence(wanted) = request.join
-                && request.meant == hello.incarnation
-                && first - missed != wanted.min(MAX_SEQUENCE)
-            {
-                return Some(vec![Told::Failed]);
-            }
-            if missed > 0 {
-                told.push(Told::Lost {
-                    first: first - missed,
-                    missed,
-                });
-            }
-            first
-        }
+    let is_offered = request.delivery == Delivery::Lossy || hello.offers;
+    let (mut cursor, missed, lease) = match (decoder.server_frame(), request.delivery == Delivery::Leased) {
+        (Ok(Some(ServerFrame::Start { first, missed })), false) => (first, missed, None),
+        (
+            Ok(Some(ServerFrame::Lease {
+                first,
+                missed,
+                live,
+                control,
+            })),
+            true,
+        ) => (first, missed, Some((live, control))),
         _ => return Some(vec![Told::Failed]),
     };
+    let is_elsewhere = matches!(request.join, Join::Sequence(wanted)
+        if request.meant == hello.incarnation && cursor - missed != wanted.min(MAX_SEQUENCE));
+    if !is_expected || !is_offered || cursor > MAX_SEQUENCE || is_elsewhere {
+        return Some(vec![Told::Failed]);
+    }
+    if let Some((live, control)) = lease {
+        return Some(vec![Told::Leased {
+            first: cursor,
+            missed,
+            live,
+            control,
+        }]);
+    }
+    if missed > 0 {
+        told.push(Told::Lost {
+            first: cursor - missed,
+            missed,
+        });
+    }
+    let mut is_lossless = request.delivery == Delivery::Lossless;
     loop {
         let next = match decoder.server_frame() {
             Ok(Some(ServerFrame::Heartbeat { .. })) => continue,
@@ -166,6 +230,10 @@ fn expected(bytes: &[u8], request: Request) -> Option<Vec<Told>> {
                 cursor += missed;
                 Told::Lost { first, missed }
             }
+            Ok(Some(ServerFrame::Evicted { .. })) if is_lossless => {
+                is_lossless = false;
+                Told::Evicted
+            }
             Ok(Some(ServerFrame::End { head })) if head <= cursor => Told::Ended,
             _ => Told::Failed,
         };
@@ -177,10 +245,12 @@ fn expected(bytes: &[u8], request: Request) -> Option<Vec<Told>> {
     }
 }
 
-/// The bytes of the first two frames, as far as there are so many.
+/// The bytes of the frames up to the START, as far as there are so many.
 fn greeting_bytes(bytes: &[u8]) -> Option<usize> {
     let mut end = 0_usize;
-    for _ in 0..2 {
+    // The flags of a HELLO say whether an OFFER follows.
+    let offers = bytes.get(HEADER_BYTES + 2)? & 2 != 0;
+    for _ in 0..2 + u8::from(offers) {
         let header = bytes.get(end..)?.first_chunk::<HEADER_BYTES>()?;
         let body = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
         end = end.checked_add(HEADER_BYTES)?.checked_add(body as usize)?;
@@ -188,9 +258,52 @@ fn greeting_bytes(bytes: &[u8]) -> Option<usize> {
     (end <= bytes.len()).then_some(end)
 }
 
+/// What a subscriber says to its server.
+struct Ear {
+    stream: TcpStream,
+    decoder: Decoder,
+    request: Request,
+    /// The sequence up to which all was acknowledged; none before it has subscribed.
+    acknowledged: Option<u64>,
+}
+
+impl Ear {
+    /// Hears what has been said: a request, then never more than that all before `wanted` were delivered.
+    fn hear(&mut self, wanted: u64) {
+        let mut bytes = [0; 256];
+        while let Ok(count @ 1..) = self.stream.read(&mut bytes) {
+            self.decoder.push(&bytes[..count]);
+        }
+        while let Some(frame) = self.decoder.client_frame().expect("a subscriber sends frames") {
+            let Request {
+                meant: incarnation,
+                join,
+                delivery,
+                ..
+            } = self.request;
+            let claim = |memory, pid| ClientFrame::Claim {
+                incarnation,
+                join,
+                memory,
+                pid,
+            };
+            let next = match (self.acknowledged, delivery, frame) {
+                (None, Delivery::Lossy, frame) if frame == (ClientFrame::Subscribe { incarnation, join }) => 0,
+                (None, Delivery::Lossless, frame) if frame == claim(false, 0) => 0,
+                (None, Delivery::Leased, frame) if frame == claim(true, std::process::id()) => 0,
+                (Some(_), _, ClientFrame::Progress { next }) => next,
+                _ => panic!("{frame:?} is not to be said here"),
+            };
+            assert!(next <= wanted && next >= self.acknowledged.unwrap_or(0));
+            self.acknowledged = Some(next);
+        }
+    }
+}
+
 /// Polls once and notes what was told. Whether there may be more.
-fn poll_once(subscriber: &mut RemoteSubscriber, waits: bool, told: &mut Vec<Told>) -> bool {
-    let (wanted, head) = (subscriber.cursor(), subscriber.head());
+fn poll_once(subscriber: &mut RemoteSubscriber, waits: bool, ear: &mut Ear, told: &mut Vec<Told>) -> bool {
+    let (wanted, head, was_lossless) = (subscriber.cursor(), subscriber.head(), subscriber.is_lossless());
+    assert!(subscriber.offer().is_some() || !was_lossless);
     let outcome = if waits {
         subscriber.receive(Duration::ZERO, <[u8]>::to_vec)
     } else {
@@ -224,6 +337,14 @@ fn poll_once(subscriber: &mut RemoteSubscriber, waits: bool, told: &mut Vec<Told
         }
     };
     assert_eq!(subscriber.cursor(), moved_to);
+    // Nothing that this poll delivered is acknowledged by it, and all that others did if nothing is left.
+    ear.hear(wanted);
+    if next.is_none() && subscriber.is_lossless() && told.iter().any(|told| matches!(told, Told::Message { .. })) {
+        assert_eq!(ear.acknowledged, Some(wanted));
+    }
+    if was_lossless && !subscriber.is_lossless() {
+        told.push(Told::Evicted);
+    }
     assert!(subscriber.head() >= head && subscriber.head() >= moved_to && moved_to <= MAX_SEQUENCE);
     let may_go_on = matches!(next, Some(Told::Message { .. } | Told::Lost { .. }));
     told.extend(next);
@@ -245,10 +366,28 @@ fn follow(mut bytes: &[u8], request: Request, cuts: &mut Orders<'_>) -> Vec<Told
         rest.is_empty()
     };
     let mut is_sent = send(greeting + usize::from(cuts.byte()));
+    let mut ear = Ear {
+        stream: far.try_clone().expect("a descriptor is left"),
+        decoder: Decoder::of_client(),
+        request,
+        acknowledged: None,
+    };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut subscriber = match Greeting::on(near, address, deadline).agree(request) {
-        Ok(agreed) => RemoteSubscriber::new(address, Delivery::Lossy, agreed),
+        Ok(agreed) => {
+            if let Some((live, control)) = agreed.lease {
+                let (first, missed) = (agreed.first, agreed.missed);
+                ear.hear(0);
+                return vec![Told::Leased {
+                    first,
+                    missed,
+                    live,
+                    control,
+                }];
+            }
+            RemoteSubscriber::new(address, request.delivery, agreed)
+        }
         Err(error) => {
             assert!(
                 !matches!(error, RemoteError::Io(_) | RemoteError::TimedOut { .. }),
@@ -261,7 +400,7 @@ fn follow(mut bytes: &[u8], request: Request, cuts: &mut Orders<'_>) -> Vec<Told
     loop {
         let cut = cuts.byte();
         for _ in 0..if is_sent { 64 } else { cut >> 6 } {
-            poll_once(&mut subscriber, cut & 1 == 1, &mut told);
+            poll_once(&mut subscriber, cut & 1 == 1, &mut ear, &mut told);
             match told.last() {
                 Some(Told::Ended) => {
                     assert!(subscriber.has_ended() && matches!(subscriber.poll(|_| ()), Ok(Poll::Ended)));
@@ -292,7 +431,11 @@ pub fn subscribe(orders: &[u8]) {
             2 => Join::Sequence(u64::from(orders.byte())),
             _ => Join::Sequence(orders.u64()),
         },
-        delivery: Delivery::Lossy,
+        delivery: match wish >> 5 & 3 {
+            0 => Delivery::Lossy,
+            1 | 2 => Delivery::Lossless,
+            _ => Delivery::Leased,
+        },
     };
     let bytes = script(&mut orders);
     let Some(expected) = expected(&bytes, request) else {
