@@ -527,8 +527,8 @@ impl Listener {
                         first + missed <= *live,
                         "lost {missed} from {first} on in spite of a claim"
                     );
-                    let lost = *first..first + missed;
-                    assert!(!retained.iter().any(|sequence| lost.contains(sequence)));
+                    // Behind one that was gone, a reader that was lapped may skip some that nearly were.
+                    assert!(!retained.contains(first));
                 }
                 self.missed += missed;
                 self.cursor += missed;
