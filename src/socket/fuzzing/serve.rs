@@ -415,6 +415,7 @@ impl Peer {
             && self.connection.is_some()
             && self.listener.rejected.is_none()
             && self.is_honest
+            && host.is_early()
             && host.hub.gate.status(host.hub.now).evicted == 0
         {
             let since = retained.iter().copied().filter(|sequence| sequence < live);
