@@ -174,6 +174,7 @@ impl Gate {
 
     /// Closes the door for good: every message needs a closer look, which finds that the stream has ended.
     pub(crate) fn shut(&self) {
+        self.door.until.store(0, Ordering::Relaxed);
         self.door.refused_from.store(0, Ordering::Relaxed);
     }
 
@@ -344,6 +345,12 @@ impl Gatekeeper {
         &self.gate
     }
 
+    /// Whether the last look found room for a message of this sequence that takes none of the arena. Costs one load.
+    #[inline]
+    pub(crate) fn knows_room(&self, sequence: u64) -> bool {
+        sequence < self.gate.door.until.load(Ordering::Relaxed)
+    }
+
     /// Whether nothing that is claimed is overwritten by the message that is wanted; else who claims it, and the cursor
     /// that was seen. `first_large` is [`crate::ring::Writer::first_large`]. Costs one load while the room lasts that
     /// the last look found.
@@ -353,7 +360,7 @@ impl Gatekeeper {
         first_large: impl Fn(u64) -> Option<(u64, u64)>,
         now: impl Fn() -> Instant,
     ) -> Result<(), (Arc<Claim>, u64)> {
-        if wanted.sequence < self.gate.door.until.load(Ordering::Relaxed) && wanted.floor <= self.highest_floor {
+        if self.knows_room(wanted.sequence) && wanted.floor <= self.highest_floor {
             return Ok(());
         }
         self.look(wanted, first_large, now)

@@ -154,7 +154,7 @@ impl Publisher {
     /// Waits until a message of `len` bytes may be published.
     #[inline]
     fn admit(&mut self, len: usize) -> Result<(), PublishError> {
-        if self.gatekeeper.gate().lets_pass(len) {
+        if self.passes(len) {
             return Ok(());
         }
         self.wait_for_room(len, Duration::MAX)
@@ -163,10 +163,18 @@ impl Publisher {
     /// Whether a message of `len` bytes may be published now.
     #[inline]
     fn try_admit(&mut self, len: usize) -> Result<(), PublishError> {
-        if self.gatekeeper.gate().lets_pass(len) {
+        if self.passes(len) {
             return Ok(());
         }
         self.ask(len).map_err(|refusal| refusal.error())
+    }
+
+    /// Whether a message of `len` bytes may be published without a closer look: nobody claims anything, or the last look
+    /// found room for it in the slots, and it takes nothing else.
+    #[inline]
+    fn passes(&self, len: usize) -> bool {
+        self.gatekeeper.gate().lets_pass(len)
+            || (len <= self.geometry().inline_bytes() && self.gatekeeper.knows_room(self.writer.next()))
     }
 
     /// Takes the closer look that the gate asks for.

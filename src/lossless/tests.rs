@@ -96,6 +96,21 @@ fn publisher_is_full_when_the_slowest_is_a_ring_behind_and_not_before() {
 }
 
 #[test]
+fn nothing_is_published_behind_the_end_though_the_last_look_found_room() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..1);
+
+    stage.server.end_stream();
+
+    let publisher = stage.server.publisher();
+    assert_eq!(publisher.publish(b"x"), Err(PublishError::Ended));
+    assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Ended));
+    assert_eq!(next(&mut subscriber), 0);
+    assert!(matches!(subscriber.receive(PATIENCE, |_| ()), Poll::Ended));
+}
+
+#[test]
 fn publisher_waits_for_room_and_loses_nothing() {
     const COUNT: u64 = 20_000;
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
