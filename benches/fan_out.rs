@@ -10,15 +10,15 @@ use std::path::Path;
 
 use bytemuck::bytes_of;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use lapwing::{Poll, WaitStrategy};
+use lapwing::Poll;
 use peer::{PATIENCE, Peer};
 use stand::Stand;
 
 const BATCH: u64 = 1000;
 
 /// The peer: follows to the end, and says how many messages it received, missed, and found wrong.
-fn follow(directory: &Path, strategy: WaitStrategy) {
-    let mut subscriber = peer::attach(directory, "fan", strategy);
+fn follow(directory: &Path, kind: &str) {
+    let mut subscriber = peer::attach(directory, "fan", kind);
     println!("ready");
     let (mut received, mut missed, mut wrong) = (0_u64, 0, 0_u64);
     loop {
@@ -63,8 +63,8 @@ fn publish(criterion: &mut Criterion) {
 }
 
 fn main() {
-    if let Some((directory, strategy)) = peer::role() {
-        return follow(&directory, strategy);
+    if let Some((directory, kind)) = peer::role() {
+        return follow(&directory, &kind);
     }
     let mut criterion = Criterion::default().configure_from_args();
     publish(&mut criterion);

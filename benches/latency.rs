@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use criterion::Criterion;
-use lapwing::{Poll, Received, Server, ServerOptions, Subscriber, WaitStrategy};
+use lapwing::{Poll, Received, Server, ServerOptions, Subscriber};
 use peer::{PATIENCE, Peer};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use stand::Stand;
@@ -33,8 +33,8 @@ fn pin(index: usize) {
 }
 
 /// The peer: sends back whatever comes, until it ends.
-fn echo(directory: &Path, strategy: WaitStrategy) {
-    let mut ping = peer::attach(directory, "ping", strategy);
+fn echo(directory: &Path, kind: &str) {
+    let mut ping = peer::attach(directory, "ping", kind);
     let mut options = ServerOptions::new("pong".parse().expect("a server's name"));
     options.info_dir = directory.to_owned();
     options.listen.clear();
@@ -67,7 +67,7 @@ fn bounce(stand: &mut Stand, pong: &mut Subscriber, round: u64) -> Received<Opti
 
 fn between_processes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("latency");
-    for (name, strategy) in [("spin", WaitStrategy::Spin), ("block", WaitStrategy::Block)] {
+    for name in ["spin", "block"] {
         let mut stand = Stand::new("ping", |options| options.listen.clear());
         let peer = Peer::start(&stand.server, name);
         let directory = stand
@@ -75,7 +75,7 @@ fn between_processes(criterion: &mut Criterion) {
             .info_path()
             .parent()
             .expect("an info file lies in a directory");
-        let mut pong = peer::attach(directory, "pong", strategy);
+        let mut pong = peer::attach(directory, "pong", name);
         pin(0);
 
         group.bench_function(format!("round trip/{name}"), |bencher| {
@@ -106,8 +106,8 @@ fn between_processes(criterion: &mut Criterion) {
 }
 
 fn main() {
-    if let Some((directory, strategy)) = peer::role() {
-        return echo(&directory, strategy);
+    if let Some((directory, kind)) = peer::role() {
+        return echo(&directory, &kind);
     }
     let mut criterion = Criterion::default().configure_from_args();
     between_processes(&mut criterion);

@@ -47,8 +47,8 @@ fn publish(criterion: &mut Criterion) {
                     .publish(black_box(&payload))
                     .expect("short enough")
             });
+            assert!(stand.server.publisher().next_sequence() >= 2);
         });
-        assert!(stand.server.publisher().next_sequence() >= 2);
     }
     group.finish();
 }

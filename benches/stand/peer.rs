@@ -10,24 +10,24 @@ use lapwing::discovery::{self, Trust};
 use lapwing::{Join, Server, Subscriber, WaitStrategy};
 
 const DIRECTORY: &str = "LAPWING_BENCH_DIRECTORY";
-const STRATEGY: &str = "LAPWING_BENCH_STRATEGY";
+const KIND: &str = "LAPWING_BENCH_KIND";
 
 /// Longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What this process is told to be, if it is a peer.
-pub fn role() -> Option<(PathBuf, WaitStrategy)> {
+/// What this process is told to be, if it is a peer: whose, and of which kind.
+pub fn role() -> Option<(PathBuf, String)> {
     let directory = env::var_os(DIRECTORY)?;
-    let strategy = match env::var(STRATEGY).as_deref() {
-        Ok("spin") => WaitStrategy::Spin,
-        Ok("block") => WaitStrategy::Block,
-        _ => WaitStrategy::Adaptive,
-    };
-    Some((directory.into(), strategy))
+    Some((directory.into(), env::var(KIND).expect("a peer is told its kind")))
 }
 
-/// Attaches the server `name` of `directory`, to follow what it publishes from now on.
-pub fn attach(directory: &Path, name: &str, strategy: WaitStrategy) -> Subscriber {
+/// Attaches the server `name` of `directory`, to follow what it publishes from now on, and waits as `kind` says.
+pub fn attach(directory: &Path, name: &str, kind: &str) -> Subscriber {
+    let strategy = match kind {
+        "spin" => WaitStrategy::Spin,
+        "block" => WaitStrategy::Block,
+        _ => WaitStrategy::Adaptive,
+    };
     let found = discovery::read(&directory.join(name).with_extension("toml"), &Trust::default()).expect("an info file");
     let id = found.info.shared_memory.expect("a segment").id;
     Subscriber::attach(id, found.info.incarnation, Some(found.owner_uid), Join::New)
@@ -44,11 +44,11 @@ pub struct Peer {
 
 impl Peer {
     /// Starts this program again as a peer of `server`, and waits for it to say that it is ready.
-    pub fn start(server: &Server, strategy: &str) -> Self {
+    pub fn start(server: &Server, kind: &str) -> Self {
         let directory = server.info_path().parent().expect("an info file lies in a directory");
         let mut child = Command::new(env::current_exe().expect("a program knows itself"))
             .env(DIRECTORY, directory)
-            .env(STRATEGY, strategy)
+            .env(KIND, kind)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

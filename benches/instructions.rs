@@ -1,0 +1,282 @@
+//! How many instructions the hot paths take. A second process carries them out one at a time, and this one counts.
+//!
+//! ```text
+//!       the process that is counted                 this process
+//!   A   stands still                                lets it take an instruction, and another, ...
+//!   B   stands still                                that many for nothing: getting there and away
+//!       the operation
+//!   C   stands still                                that many more for the operation
+//! ```
+//!
+//! No other load and no cache changes the count. What a system call does in the kernel is not counted, and the clock,
+//! which other machines read in other ways, is taken off. `.ci/instructions` compares with `benches/instructions.tsv`.
+
+mod stand;
+
+use std::env;
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use lapwing::discovery::{self, Found, Trust};
+use lapwing::{
+    BlockingSubscriber, Join, LosslessOffer, LosslessPolicy, LosslessSubscriber, Poll, Publisher, Subscriber, View,
+};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use stand::Stand;
+
+const ROLE: &str = "LAPWING_INSTRUCTIONS_ROUNDS";
+const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
+/// The lowest of so many is taken: now and then the clock is read twice, or the arena begins again.
+const ROUNDS: usize = 5;
+const READERS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn stand_still() {
+    raise(Signal::SIGSTOP).expect("a signal to this process");
+}
+
+/// The process that is counted.
+struct Counted {
+    rounds: usize,
+}
+
+impl Counted {
+    /// Has `operation` counted, which is tidied up after outside of the count.
+    fn count<S>(&self, name: &str, size: usize, state: &mut S, operation: impl Fn(&mut S), tidy: impl Fn(&mut S)) {
+        // The first ones find pages that were never touched.
+        for _ in 0..2 {
+            operation(state);
+            tidy(state);
+        }
+        println!("{name}\t{size}");
+        std::io::stdout().flush().expect("a pipe");
+        for _ in 0..self.rounds {
+            stand_still();
+            stand_still();
+            operation(state);
+            stand_still();
+            tidy(state);
+        }
+    }
+
+    fn clock(&self) {
+        let look = |_: &mut ()| {
+            black_box(SystemTime::now());
+        };
+        self.count("clock", 0, &mut (), look, |_| ());
+    }
+
+    /// What publishing takes with `company`, which reads when it is asked to.
+    fn publishing<C>(&self, name: &str, stand: &mut Stand, company: &mut C, read: impl Fn(&mut C)) {
+        for size in SIZES {
+            let payload = vec![0x5a; size];
+            let mut state = (stand.server.publisher(), &mut *company);
+            let publish = |state: &mut (&mut Publisher, &mut C)| {
+                black_box(state.0.publish(black_box(&payload)).expect("short enough"));
+            };
+            self.count(&format!("publish, {name}"), size, &mut state, publish, |state| {
+                read(state.1)
+            });
+            let mut state = (state.0.batch(), state.1);
+            self.count(
+                &format!("push, {name}"),
+                size,
+                &mut state,
+                |(batch, _)| {
+                    black_box(batch.push(7, black_box(&payload)).expect("short enough"));
+                },
+                |(_, company)| read(company),
+            );
+        }
+    }
+
+    /// What receiving takes: `receive` returns whether it was a message.
+    fn receiving<S>(
+        &self,
+        name: &str,
+        stand: &mut Stand,
+        open: impl FnOnce(&Stand) -> S,
+        receive: impl Fn(&mut S) -> bool,
+    ) {
+        let subscriber = open(stand);
+        let mut state = (stand.server.publisher(), subscriber);
+        for size in SIZES {
+            let payload = vec![0x5a; size];
+            state.0.publish(&payload).expect("short enough");
+            self.count(
+                name,
+                size,
+                &mut state,
+                |(_, subscriber)| assert!(receive(black_box(subscriber))),
+                |(publisher, _)| {
+                    publisher.publish(&payload).expect("short enough");
+                },
+            );
+            assert!(receive(&mut state.1));
+        }
+    }
+
+    fn lossy(&self) {
+        let mut stand = Stand::new("lossy", |options| options.listen.clear());
+        self.publishing("nobody there", &mut stand, &mut (), |()| ());
+        self.receiving(
+            "poll in place",
+            &mut stand,
+            attach,
+            |subscriber| matches!(subscriber.poll(sum), Poll::Message(message) if message.value != 0),
+        );
+        let copy = Vec::with_capacity(SIZES[3]);
+        let copying = |stand: &Stand| (attach(stand), copy);
+        self.receiving("poll by copy", &mut stand, copying, |(subscriber, copy)| {
+            matches!(subscriber.poll_into(copy), Poll::Message(_))
+        });
+        let mut subscriber = attach(&stand);
+        let nothing = |subscriber: &mut Subscriber| assert!(matches!(subscriber.poll(sum), Poll::Empty));
+        self.count("poll of nothing", 0, &mut subscriber, nothing, |_| ());
+        drop(subscriber);
+        let _readers: Vec<Subscriber> = (0..READERS).map(|_| attach(&stand)).collect();
+        while stand.server.stats().readers < READERS as u64 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The service thread counts them, too, now and then.
+        thread::sleep(Duration::from_millis(300));
+        self.publishing("64 readers", &mut stand, &mut (), |()| ());
+    }
+
+    fn lossless(&self) {
+        let mut stand = Stand::new("lossless", |options| {
+            options.lossless = Some(LosslessOffer {
+                policy: LosslessPolicy::Block,
+                max_subscribers: 2,
+            });
+        });
+        let open = |stand: &Stand| LosslessSubscriber::open(&found(stand), Join::New, PATIENCE).expect("a lease");
+        let mut subscriber = open(&stand);
+        self.publishing("a lossless one", &mut stand, &mut subscriber, |subscriber| {
+            assert!(matches!(subscriber.poll(sum), Poll::Message(_)));
+        });
+        drop(subscriber);
+        self.receiving(
+            "lossless poll in place",
+            &mut stand,
+            open,
+            |subscriber| matches!(subscriber.poll(sum), Poll::Message(message) if message.value != 0),
+        );
+        let open = |stand: &Stand| BlockingSubscriber::open(&found(stand), Join::New, PATIENCE).expect("a lease");
+        self.receiving("held message", &mut stand, open, |subscriber| match subscriber.poll() {
+            Poll::Message(held) => black_box(&*held.value)[0] == 0x5a,
+            _ => false,
+        });
+    }
+}
+
+fn attach(stand: &Stand) -> Subscriber {
+    Subscriber::open(&found(stand), Join::New).expect("our own segment")
+}
+
+fn found(stand: &Stand) -> Found {
+    discovery::read(stand.server.info_path(), &Trust::default()).expect("an info file")
+}
+
+fn sum(view: View<'_>) -> u64 {
+    view.words().iter().fold(0, u64::wrapping_add)
+}
+
+/// The process that counts.
+struct Counter {
+    pid: Pid,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Counter {
+    /// Lets the other process go on until it stands still. Returns whether it does; else it has ended well.
+    fn go_on(&self) -> bool {
+        ptrace::cont(self.pid, None).expect("a process that stands still");
+        match waitpid(self.pid, None).expect("a child") {
+            WaitStatus::Stopped(_, Signal::SIGSTOP) => true,
+            WaitStatus::Exited(_, 0) => false,
+            other => panic!("the process that is counted: {other:?}"),
+        }
+    }
+
+    /// How many instructions it takes until it stands still again.
+    fn steps(&self) -> u64 {
+        for count in 0.. {
+            ptrace::step(self.pid, None).expect("a process that stands still");
+            match waitpid(self.pid, None).expect("a child") {
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+                WaitStatus::Stopped(_, Signal::SIGSTOP) => return count,
+                other => panic!("the process that is counted: {other:?}"),
+            }
+        }
+        unreachable!("it is counted for ever")
+    }
+
+    /// What comes next: its name, and how many instructions it takes.
+    fn next(&mut self, rounds: usize) -> (String, u64) {
+        let mut name = String::new();
+        self.lines.read_line(&mut name).expect("a line");
+        let counts = (0..rounds).map(|round| {
+            assert!(round == 0 || self.go_on(), "it ends too soon");
+            let nothing = self.steps();
+            self.steps() - nothing
+        });
+        (name.trim_end().to_owned(), counts.min().expect("a round"))
+    }
+}
+
+fn count(rounds: usize) {
+    let mut child = Command::new(env::current_exe().expect("a program knows itself"))
+        .env(ROLE, rounds.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this program starts once more");
+    let pid = Pid::from_raw(child.id().try_into().expect("a process id"));
+    let lines = BufReader::new(child.stdout.take().expect("a pipe was asked for"));
+    if !matches!(waitpid(pid, None), Ok(WaitStatus::Stopped(..))) {
+        eprintln!("SKIPPED: processes cannot be traced here");
+        // It has ended, and was waited for.
+        let _ = child.wait();
+        return;
+    }
+    // Whatever happens here, it does not stay behind.
+    ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL).expect("a process that stands still");
+    let mut counter = Counter { pid, lines };
+    let mut clock = 0;
+    while counter.go_on() {
+        let (name, count) = counter.next(rounds);
+        if name.starts_with("clock") {
+            clock = count;
+        } else if name.starts_with("publish") {
+            println!("{name}\t{}", count - clock);
+        } else {
+            println!("{name}\t{count}");
+        }
+    }
+    // As above.
+    let _ = child.wait();
+}
+
+fn main() {
+    if let Ok(rounds) = env::var(ROLE) {
+        if ptrace::traceme().is_err() {
+            return;
+        }
+        stand_still();
+        let counted = Counted {
+            rounds: rounds.parse().expect("a number"),
+        };
+        counted.clock();
+        counted.lossy();
+        counted.lossless();
+        return;
+    }
+    let is_test = env::args().any(|argument| argument == "--test");
+    count(if is_test { 1 } else { ROUNDS });
+}
