@@ -119,6 +119,7 @@ impl Lease {
             .map_err(|error| LosslessError::Socket(RemoteError::Io(error)))?;
         // From what is gone on, so that the first poll tells how much that is.
         subscriber.seek(agreed.first - agreed.missed);
+        subscriber.parts().0.set_chased(false);
         Ok(Self {
             control,
             _connection: connection,
@@ -214,9 +215,15 @@ impl LosslessSubscriber {
     }
 
     #[inline]
-    fn note<R>(&self, outcome: &Poll<R>) {
-        if matches!(outcome, Poll::Message(_) | Poll::Lapped { .. }) {
-            self.lease.advance(self.subscriber.cursor());
+    fn note<R>(&mut self, outcome: &Poll<R>) {
+        match outcome {
+            Poll::Message(_) => self.lease.advance(self.subscriber.cursor()),
+            Poll::Lapped { .. } => {
+                self.lease.advance(self.subscriber.cursor());
+                let is_evicted = self.is_evicted();
+                self.subscriber.parts().0.set_chased(is_evicted);
+            }
+            _ => {}
         }
     }
 

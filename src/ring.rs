@@ -522,6 +522,8 @@ pub(crate) struct Reader {
     on_lap: OnLap,
     /// Where it was placed: what it misses there was gone before it came.
     placed: u64,
+    /// It is given a head start where it was overtaken.
+    is_chased: bool,
 }
 
 impl Reader {
@@ -531,12 +533,19 @@ impl Reader {
             cursor: cursor.min(MAX_SEQUENCE),
             on_lap: OnLap::Retained,
             placed: cursor.min(MAX_SEQUENCE),
+            is_chased: true,
         }
     }
 
     pub(crate) const fn on_lap(mut self, on_lap: OnLap) -> Self {
         self.on_lap = on_lap;
         self
+    }
+
+    /// Whether the publisher may overtake it. One with a claim may miss what was overwritten before that, and then goes on
+    /// at the very next message that is there.
+    pub(crate) const fn set_chased(&mut self, is_chased: bool) {
+        self.is_chased = is_chased;
     }
 
     pub(crate) const fn cursor(&self) -> u64 {
@@ -671,7 +680,7 @@ impl Reader {
         }
         let head = head(words).next;
         // A reader that comes late is given the oldest there is; one that was overtaken, a head start.
-        let share = u64::from(first != self.placed);
+        let share = u64::from(self.is_chased && first != self.placed);
         let slots = self.geometry.slot_count();
         self.cursor = match self.on_lap {
             OnLap::Newest => (first + 1).max(head.saturating_sub(1)),

@@ -419,3 +419,23 @@ fn threads_on_one_mapping_see_whole_messages_and_account_for_all() {
 
     assert_eq!(accounts, [MESSAGES; 2]);
 }
+
+#[test]
+fn reader_with_a_claim_goes_on_at_the_very_next_message_that_is_there() {
+    let mut ring = Ring::new(16, 64, 4096);
+    let large = vec![1; 1500];
+    // 0 and 2 lie in the arena, 1 and 3 to 11 in their slots.
+    for payload in [&large[..], b"small", &large] {
+        ring.publish(payload);
+    }
+    (3..12).for_each(|_| drop(ring.publish(b"small")));
+    let mut reader = ring.reader(1);
+    reader.set_chased(false);
+    assert!(matches!(poll(&ring, &mut reader), Poll::Message(_)));
+
+    // These two take the arena from message 2, and from nothing else that is wanted.
+    ring.publish(&large);
+    ring.publish(&large);
+
+    assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 2, missed: 1 });
+}

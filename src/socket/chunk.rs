@@ -38,6 +38,8 @@ pub(super) struct Chunk {
     /// Messages that the gaps speak of.
     pub(super) missed: u64,
     pub(super) end: End,
+    /// For those whom the publisher may overtake; makes a difference if there are gaps.
+    is_chased: bool,
 }
 
 /// What follows a chunk.
@@ -62,12 +64,14 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// The frames from `cursor` on; none if nothing is there yet.
-    pub(super) fn from(&mut self, cursor: u64, segment: &Segment) -> Option<Arc<Chunk>> {
-        if let Some(chunk) = self.recent.iter().rev().find(|chunk| chunk.first == cursor) {
+    /// The frames from `cursor` on; none if nothing is there yet. `is_chased` as in [`Reader::set_chased`].
+    pub(super) fn from(&mut self, cursor: u64, is_chased: bool, segment: &Segment) -> Option<Arc<Chunk>> {
+        let serves = |chunk: &&Arc<Chunk>| chunk.first == cursor && (chunk.gaps == 0 || chunk.is_chased == is_chased);
+        if let Some(chunk) = self.recent.iter().rev().find(serves) {
             return Some(chunk.clone());
         }
         let mut chunk = self.blank();
+        chunk.is_chased = is_chased;
         chunk.encode(cursor, segment);
         if chunk.bytes.is_empty() && chunk.end == End::Open {
             self.spare.push(chunk.bytes);
@@ -125,6 +129,7 @@ impl Chunk {
     fn encode(&mut self, cursor: u64, segment: &Segment) {
         let words = segment.words();
         let mut reader = Reader::new(*segment.geometry(), cursor);
+        reader.set_chased(self.is_chased);
         self.first = cursor;
         while self.bytes.len() < CHUNK_BYTES {
             let start = self.bytes.len();

@@ -112,7 +112,7 @@ pub(super) fn make_claim(
         let earliest = hub.gate.earliest(ring::head(segment.words()).next);
         let first = starting_place(meant, join, segment).0;
         // Who resumes in the ring itself finds there what is gone, and is not sent past what is not.
-        if pid.is_some() && wanted.is_some() {
+        if memory && wanted.is_some() {
             first
         } else {
             first.max(earliest)

@@ -215,7 +215,7 @@ impl Connection {
     }
 
     fn load_stream(&mut self, hub: &mut Hub) -> Result<(), Gone> {
-        let chunk = hub.chunks.from(self.cursor, &hub.segment);
+        let chunk = hub.chunks.from(self.cursor, self.claim.is_none(), &hub.segment);
         // Behind the look at the ring: who loses something is told first why (E1). The chunk is found again.
         if self.claim.as_ref().is_some_and(|claim| claim.is_evicted())
             && let Some(claim) = self.claim.take()
