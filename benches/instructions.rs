@@ -141,11 +141,7 @@ impl Counted {
         self.count("poll of nothing", 0, &mut subscriber, nothing, |_| ());
         drop(subscriber);
         let _readers: Vec<Subscriber> = (0..READERS).map(|_| attach(&stand)).collect();
-        while stand.server.stats().readers < READERS as u64 {
-            thread::sleep(Duration::from_millis(1));
-        }
-        // The service thread counts them, too, now and then.
-        thread::sleep(Duration::from_millis(300));
+        wait_for_census(&stand, READERS as u64);
         self.publishing("64 readers", &mut stand, &mut (), |()| ());
     }
 
@@ -158,6 +154,7 @@ impl Counted {
         });
         let open = |stand: &Stand| LosslessSubscriber::open(&found(stand), Join::New, PATIENCE).expect("a lease");
         let mut subscriber = open(&stand);
+        wait_for_census(&stand, 1);
         self.publishing("a lossless one", &mut stand, &mut subscriber, |subscriber| {
             assert!(matches!(subscriber.poll(sum), Poll::Message(_)));
         });
@@ -174,6 +171,15 @@ impl Counted {
             _ => false,
         });
     }
+}
+
+/// Waits until the publisher knows that somebody is attached, whom it wakes from then on.
+fn wait_for_census(stand: &Stand, readers: u64) {
+    while stand.server.stats().readers < readers {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // The service thread counts them, too, now and then.
+    thread::sleep(Duration::from_millis(300));
 }
 
 fn attach(stand: &Stand) -> Subscriber {
