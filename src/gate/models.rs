@@ -149,6 +149,19 @@ fn claimed_message_is_not_overwritten_before_it_was_read() {
 }
 
 #[test]
+fn claimed_messages_that_are_given_back_at_once_are_not_overwritten_before_they_were_read() {
+    // As above, with one store to the cursor: no barrier stands between it and the last look at either message.
+    race(LosslessPolicy::Block, (2, 1), Some(0), |stage, claim| {
+        let mut reader = Reader::new(stage.geometry, 0);
+        for sequence in 0..2 {
+            let outcome = reader.poll(stage.words(), |_| stage.read_unchecked(sequence));
+            assert!(matches!(outcome, Poll::Message(_)), "a claimed message is gone");
+        }
+        stage.advance(&claim.unwrap(), 2);
+    });
+}
+
+#[test]
 fn publisher_without_room_is_woken_by_a_cursor_that_moves() {
     race(LosslessPolicy::Block, (1, 1), Some(0), |stage, claim| {
         stage.advance(&claim.unwrap(), 1);
@@ -213,15 +226,15 @@ fn read_from_before_the_claim(stage: &Stage, _: Option<Arc<Claim>>) {
 
 #[test]
 fn who_is_lapped_knows_that_it_was_evicted() {
-    race(
-        LosslessPolicy::Evict(Duration::ZERO),
-        (1, 2),
-        Some(0),
-        |stage, claim| {
-            let mut reader = Reader::new(stage.geometry, 0);
-            if let Poll::Lapped { .. } = reader.poll(stage.words(), |_| ()) {
-                assert!(claim.unwrap().is_evicted());
-            }
-        },
-    );
+    let policy = LosslessPolicy::Evict(Duration::ZERO);
+    let subscriber = |stage: &Stage, claim: Option<Arc<Claim>>| {
+        let mut reader = Reader::new(stage.geometry, 0);
+        if let Poll::Lapped { .. } = reader.poll(stage.words(), |_| ()) {
+            assert!(claim.unwrap().is_evicted());
+        }
+    };
+    // Message 1 evicts, and message 2 takes the slot of message 0.
+    race_on((policy, 2, SMALL), (1, 2), Some(0), subscriber);
+    // Message 1 evicts, and takes the arena from message 0: no other message is between the two.
+    race_on((policy, 4, LARGE), (1, 1), Some(0), subscriber);
 }

@@ -176,6 +176,23 @@ fn message_behind_a_head_that_was_seen_is_not_taken_for_gone() {
     });
 }
 
+#[test]
+fn message_that_is_there_is_seen_whole() {
+    loom::model(|| {
+        let ring = Ring::new(2, 64);
+        let mut writer = Writer::new(ring.geometry);
+        let publisher = thread::spawn({
+            let ring = ring.clone();
+            move || writer.publish(&ring.memory, &1_u64.to_ne_bytes(), 0, 0)
+        });
+
+        if Reader::new(ring.geometry, 0).is_there(ring.words(), 0) {
+            assert_eq!(ring.words().load(ring.geometry.slot_at(0) + BODY), 1);
+        }
+        publisher.join().unwrap();
+    });
+}
+
 /// A reader sleeps until the publisher has done its `last` thing and wakes it once. A wake that is lost is a deadlock,
 /// which loom notices.
 fn sleep_through(last: impl Fn(&Ring, &mut Writer) + Send + Sync + Copy + 'static) -> impl Fn() + Send + Sync {
