@@ -377,12 +377,14 @@ fn cursor_that_goes_back_frees_nothing_and_takes_nothing() {
     let mut subscriber = stage.lossless(Join::New);
     stage.publish(0..7);
     (0..4).for_each(|expected| assert_eq!(next(&mut subscriber), expected));
-    stage.publish(7..11);
-
+    // The publisher looks at the cursor, and again once somebody else joins.
+    stage.publish(7..9);
     subscriber.lease.control.claim().advance(1, true, || {});
+    let _another = stage.lossless(Join::New);
 
+    assert!(stage.server.publisher().wait_for_room(8, Duration::ZERO).is_ok());
     assert_eq!(next(&mut subscriber), 4);
-    stage.publish(11..12);
+    stage.publish(9..12);
 }
 
 #[test]
@@ -404,6 +406,10 @@ fn end_of_the_stream_overwrites_nothing_that_is_claimed() {
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
     let mut subscriber = stage.lossless(Join::New);
     stage.publish(0..7);
+    assert!(
+        stage.server.publisher().wait_for_room(8, Duration::ZERO).is_err(),
+        "the last slot is the end's"
+    );
 
     stage.server.end_stream();
 
