@@ -402,9 +402,15 @@ fn lossless_follower_holds_up_the_server_and_loses_nothing_over_either_transport
             second.publisher().publish(&[i]).unwrap();
         }
         expect_attached(&mut follower, transport);
-        // A ring of 16: one slot is kept for the end, one for a message that may be under way.
-        assert_eq!(next(&mut follower), Event::Gap { first: 0, missed: 6 });
-        expect_message(&mut follower, 6, &[6]);
+        // A ring of 16. Over the socket one slot is kept for the end, one for a message that may be under way; who reads
+        // the ring itself finds there what is gone.
+        let oldest = if transport == Transport::SharedMemory { 4 } else { 6 };
+        let missed = Event::Gap {
+            first: 0,
+            missed: oldest,
+        };
+        assert_eq!(next(&mut follower), missed);
+        expect_message(&mut follower, oldest, &[oldest as u8]);
         assert_eq!(second.lossless_status().subscribers, 1);
     }
 }
