@@ -158,32 +158,6 @@ fn end_of_the_stream_takes_nothing_from_who_joined_at_the_oldest_message_of_a_fu
 }
 
 #[test]
-fn who_is_evicted_over_a_socket_is_told_so_before_anything_is_lost() {
-    let mut stage = Stage::new(Some(LosslessPolicy::Evict(Duration::ZERO)));
-    let addresses = stage.server.addresses().to_vec();
-    // The publisher overtakes the service thread wherever that may be.
-    for _ in 0..200 {
-        let mut remote =
-            RemoteSubscriber::connect_lossless(&addresses, crate::Incarnation::NIL, Join::New, PATIENCE).unwrap();
-        let evicted = stage.server.lossless_status().evicted;
-        let publisher = stage.server.publisher();
-        while publisher.lossless_status().evicted == evicted {
-            publisher.publish(&[0; 8]).unwrap();
-        }
-        // More than the ring holds, so that something is lost in any case.
-        (0..64).for_each(|_| assert!(publisher.publish(&[0; 8]).is_ok()));
-        let lost = loop {
-            match remote.receive(PATIENCE, |_| ()).unwrap() {
-                Poll::Message(_) => {}
-                other => break other,
-            }
-        };
-        assert!(matches!(lost, Poll::Lapped { .. }), "{lost:?}");
-        assert!(!remote.is_lossless(), "lost {lost:?} in spite of a claim");
-    }
-}
-
-#[test]
 fn arena_is_not_reused_before_it_was_read() {
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
     let mut subscriber = stage.lossless(Join::New);

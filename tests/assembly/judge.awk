@@ -24,7 +24,7 @@ function complain(path, what) {
 
 # Not on the hot path: what is rare, and what a program does not survive. now_ns is the clock, publishing's one call.
 function is_cold(callee) {
-    return callee ~ /6lapped|11implausible|9not_ready|4bell6Ringer4wake|9Publisher6refuse|9Publisher13wait_for_room|9panicking|16slice_index_fail/
+    return callee ~ /6lapped|11implausible|9not_ready|4bell6Ringer4wake|9Publisher6refuse|9Publisher13wait_for_room|9Publisher3ask|7Refusal5error|5Batch13wait_for_room|9panicking|16slice_index_fail/
 }
 function is_known(callee) {
     return callee ~ /9publisher6now_ns/

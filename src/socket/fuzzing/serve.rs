@@ -367,7 +367,7 @@ impl Peer {
             Ok(more) => more,
             Err(gone) => {
                 // As the service does.
-                connection.release(&host.hub.gate);
+                connection.release(&mut host.hub);
                 match gone {
                     Gone::Finished => assert!(host.has_ended),
                     Gone::Corrupt => panic!("an honest publisher's ring is corrupt"),
