@@ -10,6 +10,9 @@ mod args;
 mod feed;
 #[path = "../../src/bin/server/group.rs"]
 mod group;
+#[path = "../../src/bin/server/hold_up.rs"]
+#[allow(dead_code, reason = "only a part is under test")]
+mod hold_up;
 #[path = "../../src/bin/server/name.rs"]
 mod name;
 #[path = "../../src/bin/server/refused.rs"]
