@@ -289,7 +289,7 @@ impl Ear {
             };
             let next = match (self.acknowledged, delivery, frame) {
                 (None, Delivery::Lossy, frame) if frame == (ClientFrame::Subscribe { incarnation, join }) => 0,
-                (None, Delivery::Lossless, frame) if frame == claim(false, 0) => 0,
+                (None, Delivery::Lossless, frame) if frame == claim(false, std::process::id()) => 0,
                 (None, Delivery::Leased, frame) if frame == claim(true, std::process::id()) => 0,
                 (Some(_), _, ClientFrame::Progress { next }) => next,
                 _ => panic!("{frame:?} is not to be said here"),
