@@ -98,12 +98,7 @@ impl Lease {
     fn take(subscriber: &mut Subscriber, found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
         let incarnation = subscriber.incarnation();
         let socket = found.info.socket.as_ref().ok_or(LosslessError::NoSocket)?;
-        let request = Request {
-            expected: incarnation,
-            meant: incarnation,
-            join,
-            delivery: Delivery::Leased,
-        };
+        let request = Request::of(incarnation, join, Delivery::Leased);
         let (_, agreed) = agree_with_any(&socket.addresses, request, timeout).map_err(LosslessError::Socket)?;
         let (Some((live, name)), Some(offer)) = (agreed.lease, agreed.offer) else {
             return Err(LosslessError::Socket(RemoteError::NotLossless));

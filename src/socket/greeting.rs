@@ -91,6 +91,16 @@ pub(crate) fn agree_with_any(
 }
 
 impl Request {
+    /// Asks the server `expected` for a place in its own stream.
+    pub(crate) const fn of(expected: Incarnation, join: Join, delivery: Delivery) -> Self {
+        Self {
+            expected,
+            meant: expected,
+            join,
+            delivery,
+        }
+    }
+
     fn first_frame(&self) -> ClientFrame {
         let (incarnation, join) = (self.meant, self.join);
         let claim = |memory| ClientFrame::Claim {

@@ -90,13 +90,7 @@ impl RemoteSubscriber {
         join: Join,
         timeout: Duration,
     ) -> Result<Self, RemoteError> {
-        let request = Request {
-            expected,
-            meant: expected,
-            join,
-            delivery: Delivery::Lossy,
-        };
-        Self::open(addresses, request, timeout)
+        Self::open(addresses, Request::of(expected, join, Delivery::Lossy), timeout)
     }
 
     /// As [`connect`](Self::connect), for a stream without losses: the server overwrites nothing that this subscriber
@@ -110,13 +104,7 @@ impl RemoteSubscriber {
         join: Join,
         timeout: Duration,
     ) -> Result<Self, RemoteError> {
-        let request = Request {
-            expected,
-            meant: expected,
-            join,
-            delivery: Delivery::Lossless,
-        };
-        Self::open(addresses, request, timeout)
+        Self::open(addresses, Request::of(expected, join, Delivery::Lossless), timeout)
     }
 
     /// Connects to whatever server answers on `addresses`, and goes on at `sequence` of `incarnation` if that is still
