@@ -5,6 +5,7 @@
 //! publisher must not achieve: a panic, a look outside of the ring, or a cursor that goes back.
 
 use super::*;
+use crate::words::WORD_BYTES;
 
 /// Orders, to be taken byte by byte. Zeros follow the last.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::*;
+use crate::words::WORD_BYTES;
 use crate::words::watch;
 
 /// Reads of one run of the test; more with LAPWING_HOSTILE_READS.

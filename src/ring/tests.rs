@@ -1,6 +1,7 @@
 //! The ring on plain memory, one thread: lengths, laps, joins, ends, and what a hostile publisher may write.
 
 use super::*;
+use crate::words::WORD_BYTES;
 
 impl Writer {
     /// Goes on as if so much had been published before.
