@@ -338,7 +338,7 @@ impl Geometry {
     /// First word of the arena.
     #[inline]
     pub(crate) const fn arena_at(&self) -> usize {
-        arena_at(self.slot_count, self.slot_bytes) as usize / WORD_BYTES
+        (self.segment_bytes - self.arena_bytes) as usize / WORD_BYTES
     }
 
     #[inline]

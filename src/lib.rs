@@ -61,6 +61,12 @@ mod sync;
 #[cfg(all(test, loom))]
 mod futex_model;
 
+#[expect(
+    unsafe_code,
+    reason = "copies into memory that is not initialized yet, and an assembly block"
+)]
+mod copy;
+
 pub mod words;
 
 mod incarnation;

@@ -15,13 +15,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytemuck::NoUninit;
 
 use crate::bell::{Bell, Ringer, RoomWait};
+use crate::copy;
 use crate::gate::{Claim, Gate, Gatekeeper, LosslessStatus, Wanted};
 use crate::incarnation::Incarnation;
 use crate::layout::Geometry;
 use crate::ring::{Place, Writer};
 use crate::segment::Owned;
 use crate::sync::Ordering;
-use crate::words::{WORD_BYTES, store_bytes, word_of, words_for};
+use crate::words::{WORD_BYTES, words_for};
 
 /// Why a message was not published. Nothing of it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -415,8 +416,8 @@ impl Loan<'_> {
         }
         if !rest.is_empty() {
             let start = at(self.written);
-            store_bytes(&memory[start..start + words_for(rest.len())], rest);
-            self.partial = word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
+            copy::store(&memory[start..start + words_for(rest.len())], rest);
+            self.partial = copy::word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
             self.written += rest.len();
         }
         Ok(())

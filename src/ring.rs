@@ -37,9 +37,10 @@
 //! its low half is the futex word on which readers sleep; polling readers leave its cache line alone. A killed
 //! publisher may leave it one behind, so readers drain by stamp.
 
+use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_HEADER_WORDS};
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::words::{Words, store_bytes, words_for};
+use crate::words::{WordArray, Words, words_for};
 
 mod values;
 
@@ -55,6 +56,8 @@ const TAG: usize = 3;
 const BODY: usize = SLOT_HEADER_WORDS;
 /// Set in the length word of a message whose payload lies in the arena.
 const LARGE: u64 = 1 << 63;
+/// The words of a slot with names: no slot has fewer.
+const FIRST_WORDS: usize = BODY + 1;
 
 /// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
 const ARENA_ALIGN_WORDS: u64 = 8;
@@ -130,7 +133,7 @@ impl Writer {
     pub(crate) fn begin(&mut self, memory: &[AtomicU64], len: usize) -> Place {
         debug_assert!(len <= self.geometry.max_message_bytes());
         let slot = self.geometry.slot_at(self.next);
-        memory[slot + STAMP].store(writing(self.next), Ordering::Relaxed);
+        memory[slot..][STAMP].store(writing(self.next), Ordering::Relaxed);
         let place = if len <= self.geometry.inline_bytes() {
             Place {
                 start: slot + BODY,
@@ -210,7 +213,7 @@ impl Writer {
     ) -> u64 {
         let sequence = self.next;
         let slot = self.geometry.slot_at(sequence);
-        let slot = &memory[slot..slot + SLOT_HEADER_WORDS + 1];
+        let slot: &[_; FIRST_WORDS] = memory[slot..].first_chunk().expect("a slot has more words");
         let large = match place.position {
             None => 0,
             Some(position) => {
@@ -234,7 +237,7 @@ impl Writer {
     #[inline]
     pub(crate) fn publish(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
         let place = self.begin(memory, payload.len());
-        store_bytes(&memory[place.start..place.start + words_for(payload.len())], payload);
+        copy::store(&memory[place.start..place.start + words_for(payload.len())], payload);
         self.commit(memory, place, payload.len(), timestamp_ns, tag)
     }
 
@@ -374,6 +377,9 @@ pub enum OnLap {
     Newest,
 }
 
+/// The first words of a slot, as a reader sees them.
+type Slot<'a> = WordArray<'a, FIRST_WORDS>;
+
 /// A reader's end: a cursor. The segment's words are passed in and only loaded from.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -446,8 +452,12 @@ impl Reader {
     #[inline]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
         let sequence = self.cursor;
-        let slot = words.slice(self.geometry.slot_at(sequence), self.geometry.slot_words());
+        let at = self.geometry.slot_at(sequence);
+        let slot = words.array::<FIRST_WORDS>(at);
         let before = slot.load(STAMP);
+        if before < ready(sequence) {
+            return Poll::Empty;
+        }
         if before != ready(sequence) {
             return self.not_ready(words, before);
         }
@@ -457,7 +467,7 @@ impl Reader {
             return Poll::Corrupt { sequence };
         }
         let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
-        let Some((position, payload)) = self.locate(words, slot, len) else {
+        let Some((position, payload)) = self.locate(words, at, slot, len) else {
             return self.implausible(words, slot);
         };
         let len = (len & !LARGE) as usize;
@@ -486,11 +496,11 @@ impl Reader {
     /// The payload that the length word speaks of, and its position if it is large; `None` if no publisher of this
     /// geometry can have written that.
     #[inline]
-    fn locate<'a>(&self, words: Words<'a>, slot: Words<'a>, length: u64) -> Option<(Option<u64>, Words<'a>)> {
+    fn locate<'a>(&self, words: Words<'a>, at: usize, slot: Slot<'a>, length: u64) -> Option<(Option<u64>, Words<'a>)> {
         let len = length & !LARGE;
         if length & LARGE == 0 {
             let fits = len <= self.geometry.inline_bytes() as u64;
-            return fits.then(|| (None, slot.slice(BODY, words_for(len as usize))));
+            return fits.then(|| (None, words.slice(at + BODY, words_for(len as usize))));
         }
         if len > self.geometry.max_message_bytes() as u64 {
             return None;
@@ -509,7 +519,7 @@ impl Reader {
 
     /// Length and position made no sense: they are of a newer message, or the publisher breaks the protocol.
     #[cold]
-    fn implausible<R>(&mut self, words: Words<'_>, slot: Words<'_>) -> Poll<R> {
+    fn implausible<R>(&mut self, words: Words<'_>, slot: Slot<'_>) -> Poll<R> {
         // R2, pairs with W1: had a newer message been begun, its stamp is seen now.
         fence(Ordering::Acquire);
         if slot.load(STAMP) == ready(self.cursor) {
@@ -518,10 +528,8 @@ impl Reader {
         self.lapped(words)
     }
 
+    #[cold]
     fn not_ready<R>(&mut self, words: Words<'_>, stamp: u64) -> Poll<R> {
-        if stamp < ready(self.cursor) {
-            return Poll::Empty;
-        }
         if stamp == ended(self.cursor) {
             return Poll::Ended;
         }

@@ -13,10 +13,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::{io, ptr, slice};
 
+use crate::copy;
 use crate::layout::{Geometry, HEAD_WORD, HEADER_BYTES, HEARTBEAT_WORD, Header};
 use crate::limits;
 use crate::sync::{AtomicU64, Ordering};
-use crate::words::{WORD_BYTES, Words, store_bytes};
+use crate::words::{WORD_BYTES, Words};
 
 mod error;
 
@@ -187,7 +188,7 @@ impl Segment {
             .iter()
             .step_by(PAGE_WORDS)
             .for_each(|word| word.store(0, Ordering::Relaxed));
-        store_bytes(words, bytemuck::bytes_of(&self.header));
+        copy::store(words, bytemuck::bytes_of(&self.header));
     }
 
     /// The words, to load from.

@@ -5,6 +5,9 @@
 //! pages are mapped read-only, where Rust promises no more than Relaxed loads. Bytes keep their order in memory: byte
 //! `i` of a message is byte `i % 8` of word `i / 8`, as the machine lays words out.
 
+use bytemuck::AnyBitPattern;
+
+use crate::copy;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Bytes in a word.
@@ -67,27 +70,58 @@ impl<'a> Words<'a> {
         self.0.iter().map(look)
     }
 
-    /// Copies the first `out.len()` bytes out, a word at a time.
+    /// Copies the first `out.len()` bytes out.
     ///
     /// # Panics
     /// If there are fewer bytes than that.
     #[inline]
     pub fn copy_to(self, out: &mut [u8]) {
-        let words = &self.0[..words_for(out.len())];
-        let mut chunks = out.chunks_exact_mut(WORD_BYTES);
-        for (chunk, word) in chunks.by_ref().zip(words) {
-            chunk.copy_from_slice(&look(word).to_ne_bytes());
-        }
-        let tail = chunks.into_remainder();
-        if let (Some(word), false) = (words.last(), tail.is_empty()) {
-            tail.copy_from_slice(&look(word).to_ne_bytes()[..tail.len()]);
-        }
+        self.copy_range_to(0, out);
+    }
+
+    /// Copies `out.len()` bytes out, from byte `offset` on.
+    #[inline]
+    pub(crate) fn copy_range_to(self, offset: usize, out: &mut [u8]) {
+        copy::load(self.0, offset, out);
+    }
+
+    /// Appends the first `len` bytes to `out`.
+    #[inline]
+    pub(crate) fn append_to(self, len: usize, out: &mut Vec<u8>) {
+        copy::append(self.0, len, out);
+    }
+
+    /// Reads a `T` from byte `offset` on.
+    #[inline]
+    pub(crate) fn read<T: AnyBitPattern>(self, offset: usize) -> T {
+        copy::read(self.0, offset)
+    }
+
+    /// The `N` words from `start`, as many as the compiler can count: each is loaded without a look at the length.
+    ///
+    /// # Panics
+    /// If they do not all lie in this view.
+    #[inline]
+    pub(crate) fn array<const N: usize>(self, start: usize) -> WordArray<'a, N> {
+        WordArray(self.0[start..start + N].try_into().expect("as many as were cut out"))
+    }
+}
+
+/// A few words that can be loaded and not stored.
+#[derive(Clone, Copy)]
+pub(crate) struct WordArray<'a, const N: usize>(&'a [AtomicU64; N]);
+
+impl<const N: usize> WordArray<'_, N> {
+    /// Loads the word at `index`, Relaxed: one plain load.
+    #[inline]
+    pub(crate) fn load(self, index: usize) -> u64 {
+        look(&self.0[index])
     }
 }
 
 /// The one way in which a reader looks at shared memory.
 #[inline]
-fn look(word: &AtomicU64) -> u64 {
+pub(crate) fn look(word: &AtomicU64) -> u64 {
     #[cfg(all(test, not(loom)))]
     watch::tell(word);
     word.load(Ordering::Relaxed)
@@ -126,85 +160,5 @@ pub(crate) mod watch {
 impl std::fmt::Debug for Words<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Words({})", self.len())
-    }
-}
-
-/// Stores `bytes` into `words` from the first on; the rest of the last word becomes zero.
-///
-/// # Panics
-/// If the words are too few.
-#[inline]
-pub(crate) fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
-    let words = &words[..words_for(bytes.len())];
-    let (chunks, tail) = bytes.as_chunks::<WORD_BYTES>();
-    // Four words a turn: the compiler does not unroll loops over atomics.
-    let (turns, rest) = chunks.as_chunks::<4>();
-    let (word_turns, rest_words) = words.split_at(turns.len() * 4);
-    for (turn, words) in turns.iter().zip(word_turns.as_chunks::<4>().0) {
-        for (chunk, word) in turn.iter().zip(words) {
-            word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-        }
-    }
-    for (chunk, word) in rest.iter().zip(rest_words) {
-        word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-    }
-    if let (Some(word), false) = (words.last(), tail.is_empty()) {
-        // The last eight bytes, shifted: one load, where copying a few bytes to a buffer and loading that as a word
-        // stalls for longer than all the rest takes.
-        let value = bytes.last_chunk().map_or_else(
-            || word_of(tail),
-            |last| (u64::from_le_bytes(*last) >> (8 * (WORD_BYTES - tail.len()))).to_le(),
-        );
-        word.store(value, Ordering::Relaxed);
-    }
-}
-
-/// The word whose first bytes are `bytes` (at most 8), the others zero.
-#[inline]
-pub(crate) fn word_of(bytes: &[u8]) -> u64 {
-    let len = bytes.len();
-    // Two loads that may overlap: no loop, and no copy through a buffer.
-    let value = if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (8 * (len - 4))
-    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        u64::from(u16::from_le_bytes(*first)) | u64::from(u16::from_le_bytes(*last)) << (8 * (len - 2))
-    } else {
-        bytes.first().map_or(0, |&byte| byte.into())
-    };
-    value.to_le()
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stored_bytes_come_back_at_every_length() {
-        let bytes: Vec<u8> = (1..=64).collect();
-        for len in 0..=bytes.len() {
-            let words: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(u64::MAX)).collect();
-            let mut out = vec![0; len];
-
-            store_bytes(&words, &bytes[..len]);
-            Words::new(&words).copy_to(&mut out);
-
-            assert_eq!(out, &bytes[..len]);
-        }
-    }
-
-    #[test]
-    fn rest_of_the_last_word_is_zero() {
-        for len in 1..=24_usize {
-            let words: Vec<AtomicU64> = (0..3).map(|_| AtomicU64::new(u64::MAX)).collect();
-            let mut expected = [0; 24];
-            expected[..len].copy_from_slice(&b"abcdefghijklmnopqrstuvwx"[..len]);
-
-            store_bytes(&words, &expected[..len]);
-
-            let mut stored = [0; 24];
-            let count = words_for(len) * WORD_BYTES;
-            Words::new(&words).copy_to(&mut stored[..count]);
-            assert_eq!(stored, expected, "{len}");
-        }
     }
 }

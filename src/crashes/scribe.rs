@@ -2,9 +2,9 @@
 //! and nothing when there is none.
 
 use super::stream::{Arena, Message};
+use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, HEARTBEAT_WORD, SLOT_HEADER_WORDS};
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::words::store_bytes;
 
 /// What it does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Scribe {
             match step {
                 Step::Writing => store(slot, sequence * 4 + 1),
                 Step::Floor => store(FLOOR_WORD, self.arena.floor),
-                Step::Payload => store_bytes(&memory[start..], payload),
+                Step::Payload => copy::store(&memory[start..], payload),
                 Step::Length => {
                     store(slot + 1, message.len as u64 | u64::from(position.is_some()) << 63);
                     store(slot + 2, 1);

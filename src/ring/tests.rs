@@ -213,7 +213,7 @@ fn message_buried_by_one_that_was_given_up_stays_buried() {
     ring.publish(&[2; 2048]);
 
     let place = ring.writer.begin(&ring.memory, 4096);
-    store_bytes(&ring.memory[place.start..], &[3; 4096]);
+    copy::store(&ring.memory[place.start..], &[3; 4096]);
     ring.publish(&[4; 100]);
 
     let mut reader = ring.reader(1);

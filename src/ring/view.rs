@@ -3,7 +3,7 @@
 use bytemuck::AnyBitPattern;
 
 use super::Values;
-use crate::words::{WORD_BYTES, Words, words_for};
+use crate::words::Words;
 
 /// One message in place, in the ring.
 ///
@@ -83,15 +83,7 @@ impl<'a> View<'a> {
             self.len,
             out.len()
         );
-        let skip = offset % WORD_BYTES;
-        let words = self.words.slice(offset / WORD_BYTES, words_for(skip + out.len()));
-        let (head, rest) = out.split_at_mut(out.len().min((WORD_BYTES - skip) % WORD_BYTES));
-        if head.is_empty() {
-            words.copy_to(rest);
-        } else {
-            head.copy_from_slice(&words.load(0).to_ne_bytes()[skip..skip + head.len()]);
-            words.slice(1, words.len() - 1).copy_to(rest);
-        }
+        self.words.copy_range_to(offset, out);
     }
 
     /// The payload, copied.
@@ -105,31 +97,15 @@ impl<'a> View<'a> {
     /// Appends the payload to `out`.
     #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {
-        let old = out.len();
-        out.resize(old + self.len, 0);
-        self.words.copy_to(&mut out[old..]);
+        self.words.append_to(self.len, out);
     }
 
     /// Reads a `T` at byte `offset` of the payload; `None` if it does not lie inside. Costs a copy of the `T` alone.
     #[inline]
     #[must_use]
     pub fn read<T: AnyBitPattern>(&self, offset: usize) -> Option<T> {
-        if offset.checked_add(size_of::<T>())? > self.len {
-            return None;
-        }
-        let skip = offset % WORD_BYTES;
-        let words = self.words.slice(offset / WORD_BYTES, words_for(skip + size_of::<T>()));
-        // `T` may hold padding, which bytemuck does not lend as bytes: go through a buffer.
-        let mut small = [0; 256];
-        let mut large;
-        let bytes = if let Some(small) = small.get_mut(..skip + size_of::<T>()) {
-            small
-        } else {
-            large = vec![0; skip + size_of::<T>()];
-            &mut large[..]
-        };
-        words.copy_to(bytes);
-        Some(bytemuck::pod_read_unaligned(&bytes[skip..]))
+        let end = offset.checked_add(size_of::<T>())?;
+        (end <= self.len).then(|| self.words.read(offset))
     }
 
     /// The `T`s that lie one behind the other from byte `offset` to the end of the payload, each loaded when it is asked

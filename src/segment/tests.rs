@@ -126,7 +126,7 @@ fn sparse(geometry: &Geometry) -> (i32, Mapping) {
     let mapping = Mapping::attach(id, 0).unwrap();
     shm_remove(id).unwrap();
     let header = Header::new(geometry, Incarnation::random().unwrap(), "sparse", 1, 1);
-    store_bytes(mapping.words(), bytemuck::bytes_of(&header));
+    copy::store(mapping.words(), bytemuck::bytes_of(&header));
     (id, mapping)
 }
 
@@ -179,7 +179,7 @@ fn lay_with_id(id: i32, arena_bytes: u64) -> (i32, Mapping) {
     let header = Header::new(&geometry, Incarnation::NIL, "reused", 0, 1);
     let made = shm_create(geometry.segment_bytes()).unwrap();
     let mapping = Mapping::attach(made, 0).unwrap();
-    store_bytes(mapping.words(), bytemuck::bytes_of(&header));
+    copy::store(mapping.words(), bytemuck::bytes_of(&header));
     (made, mapping)
 }
 

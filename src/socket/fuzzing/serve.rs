@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 
 use super::{OTHERS, OURS, pair, write_some};
+use crate::copy;
 use crate::gate::{Gate, Gatekeeper, LosslessOffer, LosslessPolicy, Wanted};
 use crate::layout::{Geometry, HEAD_WORD, Header};
 use crate::ring::fuzzing::{Orders, payload};
@@ -22,7 +23,7 @@ use crate::socket::chunk::Chunks;
 use crate::socket::connection::{Connection, Deadlines, Gone, Hub, Sent};
 use crate::socket::counters::Counters;
 use crate::socket::frame::{ClientFrame, RejectCode, ServerFrame};
-use crate::words::{store_bytes, words_for};
+use crate::words::words_for;
 use crate::{Incarnation, Join};
 
 thread_local! {
@@ -138,7 +139,7 @@ impl Host {
         if begins {
             let (memory, bytes) = (self.ring.memory(), payload(self.writer.next(), len));
             let place = self.writer.begin(memory, len);
-            store_bytes(&memory[place.start..place.start + words_for(len)], &bytes);
+            copy::store(&memory[place.start..place.start + words_for(len)], &bytes);
             self.begun = Some((place, len));
         }
         begins

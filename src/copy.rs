@@ -1,0 +1,287 @@
+//! Copies between shared words and private bytes.
+//!
+//! Copies are made word by word, each a Relaxed load or store. Compilers keep accesses to atomics apart, which makes a
+//! long copy half as fast as the machine allows, so on x86-64 an assembly block moves 64 bytes a turn instead. It stands
+//! for the same loads and stores:
+//!
+//! - the compiler does not look into it and keeps it between the fences that surround it;
+//! - the processor keeps loads in the order of loads and stores in the order of stores, vectors included, so the
+//!   stamps before and behind are seen as they are with single words;
+//! - every pattern of bits is a word. Should one be of two messages, it is thrown away with the message: that is what
+//!   the second look at the stamp is for.
+//!
+//! `--cfg word_copies` turns the block off, for tools that cannot look into it.
+
+use std::mem::MaybeUninit;
+use std::slice;
+
+use bytemuck::AnyBitPattern;
+
+use crate::sync::{AtomicU64, Ordering};
+use crate::words::{WORD_BYTES, look, words_for};
+
+/// Words that the assembly block moves at a time.
+const BLOCK_WORDS: usize = 8;
+
+/// Whether this build has the block. Unit tests watch single loads, and models know only atomics.
+const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, word_copies))));
+
+/// Copies `out.len()` bytes, from byte `offset` of `words` on.
+///
+/// # Panics
+/// If they do not all lie inside.
+#[inline]
+pub(crate) fn load(words: &[AtomicU64], offset: usize, out: &mut [u8]) {
+    // SAFETY: `fill` writes bytes and takes none away.
+    let out = unsafe { slice::from_raw_parts_mut(out.as_mut_ptr().cast(), out.len()) };
+    fill(words, offset, out);
+}
+
+/// Appends the first `len` bytes of `words` to `out`.
+///
+/// # Panics
+/// If there are fewer bytes than that.
+#[inline]
+pub(crate) fn append(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
+    out.reserve(len);
+    fill(words, 0, &mut out.spare_capacity_mut()[..len]);
+    // SAFETY: as many bytes more were written just now.
+    unsafe { out.set_len(out.len() + len) };
+}
+
+/// Reads a `T` from byte `offset` of `words` on.
+///
+/// # Panics
+/// If it does not lie inside.
+#[inline]
+pub(crate) fn read<T: AnyBitPattern>(words: &[AtomicU64], offset: usize) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: these are all bytes of `value`.
+    let bytes = unsafe { slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<T>()) };
+    fill(words, offset, bytes);
+    // SAFETY: every byte of it was written, and any bytes are a `T`.
+    unsafe { value.assume_init() }
+}
+
+/// Writes every byte of `out`: those from byte `offset` of `words` on.
+#[inline]
+fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
+    let skip = offset % WORD_BYTES;
+    let mut words = &words[offset / WORD_BYTES..][..words_for(skip + out.len())];
+    if let (Some((first, rest)), 1..) = (words.split_first(), skip) {
+        let head = out.len().min(WORD_BYTES - skip);
+        let bytes = look(first).to_ne_bytes().map(MaybeUninit::new);
+        out[..head].copy_from_slice(&bytes[skip..skip + head]);
+        out = &mut out[head..];
+        words = rest;
+    }
+    let (whole, tail) = out.as_chunks_mut::<WORD_BYTES>();
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
+        done = whole.len() - whole.len() % BLOCK_WORDS;
+        // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
+        unsafe { move_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
+    }
+    for (out, word) in whole.iter_mut().zip(words).skip(done) {
+        *out = look(word).to_ne_bytes().map(MaybeUninit::new);
+    }
+    if let (Some(word), false) = (words.last(), tail.is_empty()) {
+        let bytes = look(word).to_ne_bytes().map(MaybeUninit::new);
+        tail.copy_from_slice(&bytes[..tail.len()]);
+    }
+}
+
+/// Stores `bytes` into `words` from the first on; the rest of the last word becomes zero.
+///
+/// # Panics
+/// If the words are too few.
+#[inline]
+pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
+    let words = &words[..words_for(bytes.len())];
+    let (whole, tail) = bytes.as_chunks::<WORD_BYTES>();
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
+        done = whole.len() - whole.len() % BLOCK_WORDS;
+        // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words; `words` may be stored to
+        // through a shared reference, as they are atomics.
+        unsafe { move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), done / BLOCK_WORDS) };
+    }
+    for (word, chunk) in words.iter().zip(whole).skip(done) {
+        word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+    }
+    if let (Some(word), false) = (words.last(), tail.is_empty()) {
+        // The last eight bytes, shifted: one load, where copying a few bytes to a buffer and loading that as a word
+        // stalls for longer than all the rest takes.
+        let value = bytes.last_chunk().map_or_else(
+            || word_of(tail),
+            |last| (u64::from_le_bytes(*last) >> (8 * (WORD_BYTES - tail.len()))).to_le(),
+        );
+        word.store(value, Ordering::Relaxed);
+    }
+}
+
+/// The word whose first bytes are `bytes` (at most 8), the others zero.
+#[inline]
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
+    let len = bytes.len();
+    // Two loads that may overlap: no loop, and no copy through a buffer.
+    let value = if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (8 * (len - 4))
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        u64::from(u16::from_le_bytes(*first)) | u64::from(u16::from_le_bytes(*last)) << (8 * (len - 2))
+    } else {
+        bytes.first().map_or(0, |&byte| byte.into())
+    };
+    value.to_le()
+}
+
+/// Moves `blocks` times 64 bytes.
+///
+/// # Safety
+/// `from` must be valid for reads and `to` for writes of so many bytes; `blocks` must not be 0. What others write or
+/// read there meanwhile, they access as atomic words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize) {
+    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+            "movups [{to}], {a}",
+            "movups [{to} + 16], {b}",
+            "movups [{to} + 32], {c}",
+            "movups [{to} + 48], {d}",
+            "add {from}, 64",
+            "add {to}, 64",
+            "dec {blocks}",
+            "jnz 2b",
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            blocks = inout(reg) blocks => _,
+            options(nostack),
+        );
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 200;
+
+    fn words_of(bytes: &[u8]) -> Vec<AtomicU64> {
+        let words: Vec<AtomicU64> = (0..words_for(MOST)).map(|_| AtomicU64::new(u64::MAX)).collect();
+        store(&words, bytes);
+        words
+    }
+
+    fn counting(len: usize) -> Vec<u8> {
+        (1..=len).map(|byte| byte as u8).collect()
+    }
+
+    #[test]
+    fn stored_bytes_come_back_at_every_length() {
+        for len in 0..=MOST {
+            let bytes = counting(len);
+            let words = words_of(&bytes);
+            let mut out = vec![0; len];
+
+            load(&words, 0, &mut out);
+
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn appended_bytes_stand_behind_what_was_there() {
+        for len in 0..=MOST {
+            let bytes = counting(len);
+            let mut out = vec![7; 3];
+
+            append(&words_of(&bytes), len, &mut out);
+
+            assert_eq!(out[..3], [7; 3]);
+            assert_eq!(out[3..], bytes);
+        }
+    }
+
+    #[test]
+    fn bytes_are_copied_from_anywhere() {
+        let bytes = counting(MOST);
+        let words = words_of(&bytes);
+        for offset in 0..MOST {
+            for len in [0, 1, 3, 8, 30, 64, 131] {
+                let len = len.min(MOST - offset);
+                let mut out = vec![0; len];
+
+                load(&words, offset, &mut out);
+
+                assert_eq!(out, bytes[offset..offset + len]);
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_read_from_anywhere() {
+        let bytes = counting(MOST);
+        let words = words_of(&bytes);
+        for offset in 0..20 {
+            assert_eq!(read::<[u8; 3]>(&words, offset)[..], bytes[offset..offset + 3]);
+            assert_eq!(read::<[u8; 17]>(&words, offset)[..], bytes[offset..offset + 17]);
+            assert_eq!(read::<[u8; 128]>(&words, offset)[..], bytes[offset..offset + 128]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn more_than_there_is_cannot_be_read() {
+        read::<[u8; 8]>(&words_of(&counting(MOST)), MOST - 7);
+    }
+
+    #[test]
+    fn rest_of_the_last_word_is_zero() {
+        for len in 1..=MOST {
+            let bytes = counting(len);
+            let mut expected = vec![0; words_for(len) * WORD_BYTES];
+            expected[..len].copy_from_slice(&bytes);
+            let mut stored = vec![0; expected.len()];
+
+            load(&words_of(&bytes), 0, &mut stored);
+
+            assert_eq!(stored, expected, "{len}");
+        }
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[test]
+    fn blocks_are_moved_whole_and_alone() {
+        for blocks in 1..=5 {
+            for offset in [0, 1, 7, 8, 16, 31] {
+                let from: Vec<u8> = (0..400).map(|byte| byte as u8).collect();
+                let mut to = vec![0xee; 400];
+                let range = offset..offset + blocks * BLOCK_WORDS * WORD_BYTES;
+
+                // SAFETY: both have more bytes from `offset` on.
+                unsafe { move_blocks(from[offset..].as_ptr(), to[offset..].as_mut_ptr(), blocks) };
+
+                assert_eq!(to[range.clone()], from[range.clone()]);
+                assert!(
+                    to[..range.start]
+                        .iter()
+                        .chain(&to[range.end..])
+                        .all(|&byte| byte == 0xee)
+                );
+            }
+        }
+    }
+}
