@@ -6,8 +6,9 @@
 //!   SERVICE   the server's own service thread sleeps in epoll and has followers that wait for messages: it is woken
 //!             through its eventfd, once, and clears nothing itself until it is up
 //!   READERS   processes are attached (the service thread asks the kernel a few times a second): they may sleep on the
-//!             futex word. A wake costs a system call, so at most one is made per WAKE_INTERVAL; when messages follow
-//!             faster, the service thread is asked to make the trailing wakes until the stream pauses
+//!             futex word. A wake costs a system call, so while messages follow each other within WAKE_INTERVAL, and
+//!             readers therefore spin, wakes are made ever less often, unless one finds a sleeper; the service thread is
+//!             asked to make the trailing ones until the stream pauses
 //! ```
 //!
 //! `wakes.rs` has the flags and why no wake is lost; this file has the system calls.
@@ -25,11 +26,12 @@ use crate::segment::Segment;
 use crate::wakes::{READERS, SERVICE, Trail, Wakes};
 use crate::{ring, sys};
 
-/// Shortest time between two wakes that the publisher makes itself. Readers spin for longer than this before they sleep:
-/// one that was awake at a wake, or was woken by it, is awake still when the next is withheld. Only a publisher that is
-/// preempted between a message and its wake can leave a reader asleep, for as long as a trailing wake takes.
+/// A message that follows another within this time may do without a wake. Readers spin for longer than this before they
+/// sleep: one that was awake at the last message, or was woken by it, is awake still. Only a publisher that is preempted
+/// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
+/// trailing wake takes.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
-/// How often the service thread makes the wakes that the publisher withheld.
+/// How often the publisher itself makes them while nobody is found asleep, and how often the service thread makes the wakes that the publisher withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest sleep of a publisher without room, so that it sees a subscriber that is leaving, or is to be evicted.
 const LONGEST_ROOM_SLEEP: Duration = Duration::from_millis(100);
@@ -46,7 +48,7 @@ pub(crate) struct Bell {
 impl Bell {
     pub(crate) fn new() -> Self {
         Self {
-            wakes: Wakes::new(),
+            wakes: Wakes::new(has_process_barrier()),
             waker: OnceLock::new(),
         }
     }
@@ -60,14 +62,15 @@ impl Bell {
     }
 }
 
-/// Wakes everybody who sleeps on the segment's futex word.
-pub(crate) fn wake_readers(segment: &Segment) {
+/// Wakes everybody who sleeps on the segment's futex word. Returns whether anybody did.
+pub(crate) fn wake_readers(segment: &Segment) -> bool {
     // Not private: the sleepers are other processes. It fails only for a bad address.
-    let _ = futex::wake(
+    let woken = futex::wake(
         sys::futex_word(segment.head_word()),
         futex::Flags::empty(),
         i32::MAX as u32,
     );
+    woken.is_ok_and(|count| count > 0)
 }
 
 /// Sleeps until the head is no longer `seen`, somebody wakes the readers, or `timeout` has passed.
@@ -96,8 +99,11 @@ fn futex_wait(word: &AtomicU64, seen: u64, timeout: Duration) {
 pub(crate) struct Ringer {
     bell: Arc<Bell>,
     segment: Arc<Segment>,
-    /// When the readers were last woken, on the clock of the timestamps.
+    /// When the last message was published, and when the readers were last woken, on the clock of the timestamps.
+    last_message_ns: u64,
     last_wake_ns: u64,
+    /// How long after that a message makes a wake, however soon it follows another.
+    wake_interval: Duration,
 }
 
 impl Ringer {
@@ -105,7 +111,9 @@ impl Ringer {
         Self {
             bell,
             segment,
+            last_message_ns: 0,
             last_wake_ns: 0,
+            wake_interval: WAKE_INTERVAL,
         }
     }
 
@@ -127,9 +135,16 @@ impl Ringer {
         }
         if asked & READERS != 0 {
             // A clock that was set back counts as a long time.
-            if now_ns.wrapping_sub(self.last_wake_ns) >= WAKE_INTERVAL.as_nanos() as u64 {
+            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
+            let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
+            self.last_message_ns = now_ns;
+            if pause >= WAKE_INTERVAL || since_wake >= self.wake_interval {
                 self.last_wake_ns = now_ns;
-                wake_readers(&self.segment);
+                self.wake_interval = if wake_readers(&self.segment) {
+                    WAKE_INTERVAL
+                } else {
+                    (self.wake_interval * 2).min(TRAILING_INTERVAL)
+                };
             } else if self.bell.wakes.withhold() {
                 self.bell.wake_service();
             }
@@ -272,7 +287,14 @@ impl Attendant {
         // The first is due at once: the publisher's last wake may be as old as WAKE_INTERVAL.
         if !self.trail.is_on() || now >= self.next_wake {
             let head = || ring::head(self.segment.words()).next;
-            self.trail.turn(&self.bell.wakes, head, || wake_readers(&self.segment));
+            // It was to be had when the flags were made, or they do not ask for it.
+            let barrier = || {
+                process_barrier();
+            };
+            let wake = || {
+                wake_readers(&self.segment);
+            };
+            self.trail.turn(&self.bell.wakes, barrier, head, wake);
             self.next_wake = now + TRAILING_INTERVAL;
         }
         if self.trail.is_on() {

@@ -262,13 +262,17 @@ impl Subscriber {
         if !matches!(outcome, Poll::Empty) {
             return outcome;
         }
-        let deadline = Instant::now().checked_add(timeout);
+        let mut deadline = None;
         let mut left = timeout;
         loop {
             match self.wait(left) {
                 Waited::Ready => match self.poll(&mut read) {
-                    // Only a publisher that takes a stamp back can cause this.
-                    Poll::Empty => left = deadline.map_or(timeout, |deadline| deadline - Instant::now().min(deadline)),
+                    // Only a publisher that takes a stamp back can cause this. What passed so far was not measured.
+                    Poll::Empty => {
+                        let now = Instant::now();
+                        let end = *deadline.get_or_insert(now.checked_add(timeout));
+                        left = end.map_or(timeout, |end| end.saturating_duration_since(now));
+                    }
                     outcome => return outcome,
                 },
                 Waited::TimedOut => return Poll::Empty,
@@ -283,22 +287,28 @@ impl Subscriber {
 
     /// Waits until a poll will find something, for up to `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Waited {
-        let start = Instant::now();
-        let deadline = start.checked_add(timeout);
         let is_streaming = std::mem::take(&mut self.streak) > 1;
         if timeout.is_zero() {
-            return self.look(start, deadline);
+            let now = Instant::now();
+            return self.look(now, Some(now));
         }
         if is_streaming {
             (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
         }
+        // Clocks cost as much as a message takes from one processor to another: the first look goes without.
+        if self.spin() {
+            self.is_brisk = true;
+            return Waited::Ready;
+        }
+        let start = Instant::now();
+        let deadline = start.checked_add(timeout);
         let spin_until = match self.strategy {
             WaitStrategy::Spin => None,
             WaitStrategy::Adaptive if self.is_brisk => Some(start + SPIN_TIME),
             WaitStrategy::Adaptive | WaitStrategy::Block => Some(start + BRIEF_SPIN_TIME),
         };
         let spin_until = spin_until.map(|end| deadline.map_or(end, |deadline| end.min(deadline)));
-        let (waited, now) = match self.spin_until(spin_until, deadline) {
+        let (waited, now) = match self.spin_until(start, spin_until, deadline) {
             (Some(waited), now) => (waited, now),
             (None, _) => (self.sleep(deadline), Instant::now()),
         };
@@ -314,14 +324,20 @@ impl Subscriber {
         self.ends(now, deadline).unwrap_or(Waited::TimedOut)
     }
 
-    /// Looks again and again, until there is something or `end`. Returns what ended it, and when that was.
-    fn spin_until(&mut self, end: Option<Instant>, deadline: Option<Instant>) -> (Option<Waited>, Instant) {
+    /// Looks again and again, from `now` until there is something or `end`. Returns what ended it, and when that was at
+    /// the earliest.
+    fn spin_until(
+        &mut self,
+        mut now: Instant,
+        end: Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> (Option<Waited>, Instant) {
         let backoff = Backoff::new();
         loop {
             if self.spin() {
-                return (Some(Waited::Ready), Instant::now());
+                return (Some(Waited::Ready), now);
             }
-            let now = Instant::now();
+            now = Instant::now();
             match end {
                 Some(end) if now >= end => return (None, now),
                 Some(_) => backoff.snooze(),

@@ -9,11 +9,14 @@
 //!
 //!       publisher that withholds a wake        service thread, when the stream seems to have paused
 //!       head = n + 1                           owed = false          (T2, AcqRel)
-//!       owed = true            (T1, AcqRel)    head moved? wake the readers once more
+//!   O1  barrier                            O2  barrier
+//!       owed already? go on                    head moved? wake the readers once more
+//!       owed = true            (T1, AcqRel)
 //!       was false? wake the service thread
 //!
 //!   B1 with B2: one of the two sees what the other stored. B1 is for the compiler alone: membarrier(2) in B2 makes the
 //!   publisher's processor keep the order, so that the publisher does not pay for a fence with every message.
+//!   O1 with O2: the same for a wake that is owed already. Where membarrier(2) is not to be had T1 is taken every time:
 //!   T1 with T2: a publisher that finds the wake owed already stored its head before T2, which then sees it.
 //! ```
 
@@ -33,13 +36,16 @@ pub(crate) struct Wakes {
     asked: CachePadded<AtomicU32>,
     /// The publisher withheld a wake, and the service thread makes it.
     owed: AtomicBool,
+    /// Whether the service thread makes the heavy half of the barriers.
+    has_barrier: bool,
 }
 
 impl Wakes {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(has_barrier: bool) -> Self {
         Self {
             asked: CachePadded::new(AtomicU32::new(0)),
             owed: AtomicBool::new(false),
+            has_barrier,
         }
     }
 
@@ -64,8 +70,15 @@ impl Wakes {
         }
     }
 
-    /// Leaves a wake to the service thread. Returns whether that must be told so.
+    /// Leaves a wake to the service thread. Returns whether that must be told so. Costs a load while it is known.
     pub(crate) fn withhold(&self) -> bool {
+        if self.has_barrier {
+            // O1, pairs with O2: the head is stored before the flag is loaded.
+            light_barrier();
+            if self.owed.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
         // T1, pairs with T2.
         !self.owed.swap(true, Ordering::AcqRel)
     }
@@ -84,8 +97,9 @@ impl Trail {
         self.last.is_some()
     }
 
-    /// Begins or goes on, if there is anything to do.
-    pub(crate) fn turn(&mut self, wakes: &Wakes, head: impl Fn() -> u64, wake_readers: impl Fn()) {
+    /// Begins or goes on, if there is anything to do. `barrier` must make a publisher that saw a wake owed store its head
+    /// before this returns (O2).
+    pub(crate) fn turn(&mut self, wakes: &Wakes, barrier: impl Fn(), head: impl Fn() -> u64, wake_readers: impl Fn()) {
         let Some(last) = self.last else {
             if wakes.owed.load(Ordering::Relaxed) {
                 self.last = Some(head());
@@ -103,6 +117,9 @@ impl Trail {
         self.last = None;
         // T2, pairs with T1: what was published before the duty ends here is seen below.
         wakes.owed.swap(false, Ordering::AcqRel);
+        if wakes.has_barrier {
+            barrier();
+        }
         if head() != last {
             wake_readers();
         }

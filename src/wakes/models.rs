@@ -33,7 +33,7 @@ impl Event {
 #[test]
 fn service_thread_never_sleeps_through_a_message() {
     loom::model(|| {
-        let shared = Arc::new((Wakes::new(), AtomicU64::new(0), Event::default()));
+        let shared = Arc::new((Wakes::new(true), AtomicU64::new(0), Event::default()));
         let publisher = thread::spawn({
             let shared = shared.clone();
             move || {
@@ -63,11 +63,21 @@ fn service_thread_never_sleeps_through_a_message() {
 
 #[test]
 fn withheld_wake_is_made_by_the_service_thread() {
+    withheld_wake_is_made(true);
+}
+
+#[test]
+fn withheld_wake_is_made_where_there_is_no_barrier() {
+    withheld_wake_is_made(false);
+}
+
+fn withheld_wake_is_made(has_barrier: bool) {
     let mut model = loom::model::Builder::new();
     // Three threads: all interleavings with up to three preemptions, which is more than the two that a lost wake takes.
     model.preemption_bound = Some(3);
-    model.check(|| {
-        let shared = Arc::new((Wakes::new(), AtomicU64::new(0), Event::default(), Futex::default()));
+    model.check(move || {
+        let wakes = Wakes::new(has_barrier);
+        let shared = Arc::new((wakes, AtomicU64::new(0), Event::default(), Futex::default()));
         let is_done = Arc::new(AtomicBool::new(false));
         let publisher = thread::spawn({
             let shared = shared.clone();
@@ -99,11 +109,12 @@ fn withheld_wake_is_made_by_the_service_thread() {
 
         let (wakes, head, event, futex) = &*shared;
         let mut trail = Trail::default();
+        let barrier = || fence(Ordering::SeqCst);
         while !is_done.load(Ordering::Relaxed) {
             event.wait();
-            trail.turn(wakes, || head.load(Ordering::Relaxed), || futex.wake());
+            trail.turn(wakes, barrier, || head.load(Ordering::Relaxed), || futex.wake());
             while trail.is_on() {
-                trail.turn(wakes, || head.load(Ordering::Relaxed), || futex.wake());
+                trail.turn(wakes, barrier, || head.load(Ordering::Relaxed), || futex.wake());
             }
         }
         publisher.join().unwrap();
