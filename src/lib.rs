@@ -102,6 +102,10 @@ mod wakes;
 mod bell;
 
 #[cfg(not(loom))]
+#[expect(unsafe_code, reason = "the processor's counter has no safe wrapper")]
+mod clock;
+
+#[cfg(not(loom))]
 mod publisher;
 
 #[cfg(not(loom))]

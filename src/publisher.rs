@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytemuck::NoUninit;
 
 use crate::bell::{Bell, Ringer, RoomWait};
+use crate::clock::{Clock, Machine};
 use crate::copy;
 use crate::gate::{Claim, Gate, Gatekeeper, LosslessStatus, Wanted};
 use crate::incarnation::Incarnation;
@@ -63,6 +64,7 @@ pub struct Publisher {
     writer: Writer,
     ringer: Ringer,
     gatekeeper: Gatekeeper,
+    clock: Clock,
     /// Payload bytes published so far.
     bytes: u64,
     has_ended: bool,
@@ -87,6 +89,7 @@ impl Publisher {
             writer,
             ringer,
             gatekeeper: Gatekeeper::new(gate),
+            clock: Clock::new(Machine::new()),
             bytes: 0,
             has_ended: false,
         }
@@ -124,11 +127,11 @@ impl Publisher {
 
     #[inline]
     fn put_and_ring(&mut self, tag: u64, payload: &[u8]) -> u64 {
-        let now_ns = now_ns();
+        let now_ns = self.clock.now_ns();
         let sequence = self.put(tag, payload, now_ns);
         self.ringer.ring(|| {
             if payload.len() > QUICK_COPY_BYTES {
-                self::now_ns()
+                self.clock.now_ns()
             } else {
                 now_ns
             }
@@ -212,7 +215,7 @@ impl Publisher {
             };
             let wait = wait.get_or_insert_with(|| {
                 // Those who are to make room must know what there is to read.
-                self.ringer.ring(now_ns);
+                self.ringer.ring(|| self.clock.now_ns());
                 RoomWait::new(timeout)
             });
             if !wait.turn(&claim, seen) {
@@ -254,7 +257,7 @@ impl Publisher {
     /// Begins a batch: messages that share one timestamp and one wake. Each can be read as soon as it is pushed.
     pub fn batch(&mut self) -> Batch<'_> {
         Batch {
-            now_ns: now_ns(),
+            now_ns: self.clock.now_ns(),
             publisher: self,
         }
     }
@@ -460,8 +463,8 @@ impl Loan<'_> {
 
     /// Publishes what was written, with a tag. Returns its sequence.
     pub fn commit_tagged(self, tag: u64) -> u64 {
-        let now_ns = now_ns();
         let publisher = self.publisher;
+        let now_ns = publisher.clock.now_ns();
         publisher.bytes += self.written as u64;
         let sequence = publisher
             .writer
@@ -521,7 +524,7 @@ impl Batch<'_> {
     /// As [`Publisher::wait_for_room`].
     pub fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<(), PublishError> {
         let outcome = self.publisher.wait_for_room(len, timeout);
-        self.now_ns = now_ns();
+        self.now_ns = self.publisher.clock.now_ns();
         outcome
     }
 
@@ -534,6 +537,7 @@ impl Batch<'_> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.publisher.ringer.ring(now_ns);
+        let Publisher { ringer, clock, .. } = &mut *self.publisher;
+        ringer.ring(|| clock.now_ns());
     }
 }
