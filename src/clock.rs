@@ -47,7 +47,7 @@ impl Machine {
         static HAS_COUNTER: OnceLock<bool> = OnceLock::new();
         let has_counter = *HAS_COUNTER.get_or_init(|| {
             let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-            cfg!(all(target_arch = "x86_64", not(miri))) && source.is_ok_and(|source| source.trim() == "tsc")
+            cfg!(all(target_arch = "x86_64", not(any(miri, portable)))) && source.is_ok_and(|source| source.trim() == "tsc")
         });
         Self { has_counter }
     }
@@ -64,14 +64,14 @@ impl Source for Machine {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(portable)))]
 #[inline]
 fn counter() -> u64 {
     // SAFETY: every x86-64 processor has it, and a kernel whose clock it is lets programs read it.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(all(target_arch = "x86_64", not(portable))))]
 const fn counter() -> u64 {
     0
 }

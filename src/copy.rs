@@ -10,7 +10,7 @@
 //! - every pattern of bits is a word. Should one be of two messages, it is thrown away with the message: that is what
 //!   the second look at the stamp is for.
 //!
-//! `--cfg word_copies` turns the block off, for tools that cannot look into it.
+//! `--cfg portable` turns the block off, as on other processors, for tools that cannot look into it.
 
 use std::mem::MaybeUninit;
 use std::slice;
@@ -20,11 +20,12 @@ use bytemuck::AnyBitPattern;
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, look, words_for};
 
-/// Words that the assembly block moves at a time.
+/// What the assembly block moves at a time.
 const BLOCK_WORDS: usize = 8;
+const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 
 /// Whether this build has the block. Unit tests watch single loads, and models know only atomics.
-const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, word_copies))));
+const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
 
 /// Copies `out.len()` bytes, from byte `offset` of `words` on.
 ///
@@ -83,7 +84,7 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
         // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
         unsafe { move_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
     }
-    for (out, word) in whole.iter_mut().zip(words).skip(done) {
+    for (out, word) in whole[done..].iter_mut().zip(&words[done..]) {
         *out = look(word).to_ne_bytes().map(MaybeUninit::new);
     }
     if let (Some(word), false) = (words.last(), tail.is_empty()) {
@@ -99,16 +100,25 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
 #[inline]
 pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
     let words = &words[..words_for(bytes.len())];
-    let (whole, tail) = bytes.as_chunks::<WORD_BYTES>();
-    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
-        done = whole.len() - whole.len() % BLOCK_WORDS;
-        // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words; `words` may be stored to
-        // through a shared reference, as they are atomics.
-        unsafe { move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), done / BLOCK_WORDS) };
+    if HAS_BLOCKS && bytes.len() >= BLOCK_BYTES {
+        let blocks = bytes.len() / BLOCK_BYTES;
+        // SAFETY: there are blocks, and neither side has fewer bytes; `words` may be stored to through a shared
+        // reference, as they are atomics.
+        unsafe { move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), blocks) };
+        if !bytes.len().is_multiple_of(BLOCK_BYTES) {
+            store_words(&words[blocks * BLOCK_WORDS..], &bytes[blocks * BLOCK_BYTES..]);
+        }
+        return;
     }
-    for (word, chunk) in words.iter().zip(whole).skip(done) {
+    store_words(words, bytes);
+}
+
+/// The same, a word at a time. Not inlined: it would take the registers of those who call it.
+#[inline(never)]
+fn store_words(words: &[AtomicU64], bytes: &[u8]) {
+    let (whole, tail) = bytes.as_chunks::<WORD_BYTES>();
+    for (word, chunk) in words.iter().zip(whole) {
         word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
     }
     if let (Some(word), false) = (words.last(), tail.is_empty()) {

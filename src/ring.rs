@@ -211,8 +211,7 @@ impl Writer {
         timestamp_ns: u64,
         tag: u64,
     ) -> u64 {
-        let sequence = self.next;
-        let slot = self.geometry.slot_at(sequence);
+        let slot = self.geometry.slot_at(self.next);
         let slot: &[_; FIRST_WORDS] = memory[slot..].first_chunk().expect("a slot has more words");
         let large = match place.position {
             None => 0,
@@ -225,20 +224,54 @@ impl Writer {
         slot[LENGTH].store(len as u64 | large, Ordering::Relaxed);
         slot[TIMESTAMP].store(timestamp_ns, Ordering::Relaxed);
         slot[TAG].store(tag, Ordering::Relaxed);
-        // W2, pairs with R1: who sees this stamp sees the message.
-        slot[STAMP].store(ready(sequence), Ordering::Release);
-        self.next = sequence + 1;
-        // S1, pairs with S2: who sees this head sees the stamp above.
-        memory[HEAD_WORD].store(self.next << 1, Ordering::Release);
-        sequence
+        self.show(memory, &slot[STAMP])
     }
 
     /// Publishes `payload`, at most the geometry's maximum. Returns its sequence.
     #[inline]
     pub(crate) fn publish(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
+        if payload.len() <= self.geometry.inline_bytes() {
+            self.publish_small(memory, payload, timestamp_ns, tag)
+        } else {
+            self.publish_large(memory, payload, timestamp_ns, tag)
+        }
+    }
+
+    /// Publishes a payload that lies in its slot.
+    #[inline]
+    fn publish_small(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
+        let sequence = self.next;
+        let at = self.geometry.slot_at(sequence);
+        let slot = &memory[at..at + self.geometry.slot_words()];
+        let (first, body) = slot.split_first_chunk::<BODY>().expect("a slot has more words");
+        first[STAMP].store(writing(sequence), Ordering::Relaxed);
+        // W1, pairs with R2: no word of this message may become visible before the stamp above.
+        fence(Ordering::Release);
+        first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
+        first[TIMESTAMP].store(timestamp_ns, Ordering::Relaxed);
+        first[TAG].store(tag, Ordering::Relaxed);
+        copy::store(body, payload);
+        self.show(memory, &first[STAMP])
+    }
+
+    /// Publishes a payload that lies in the arena.
+    #[inline(never)]
+    fn publish_large(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
         let place = self.begin(memory, payload.len());
-        copy::store(&memory[place.start..place.start + words_for(payload.len())], payload);
+        copy::store(&memory[place.start..], payload);
         self.commit(memory, place, payload.len(), timestamp_ns, tag)
+    }
+
+    /// Makes the message whose slot has this stamp visible. Returns its sequence.
+    #[inline]
+    fn show(&mut self, memory: &[AtomicU64], stamp: &AtomicU64) -> u64 {
+        let sequence = self.next;
+        // W2, pairs with R1: who sees this stamp sees the message.
+        stamp.store(ready(sequence), Ordering::Release);
+        self.next = sequence + 1;
+        // S1, pairs with S2: who sees this head sees the stamp above.
+        memory[HEAD_WORD].store(self.next << 1, Ordering::Release);
+        sequence
     }
 
     /// Ends the stream. Nothing may be published after it.

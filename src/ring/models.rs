@@ -109,6 +109,12 @@ fn reused_arena_never_gives_a_torn_message() {
 }
 
 #[test]
+fn reused_slot_of_a_large_message_never_gives_a_torn_one() {
+    // Two slots, and room for more than three payloads of 5 words: the stamp alone tells that the slot was reused.
+    race(2, 256, 5, 2, 1, 1);
+}
+
+#[test]
 fn arena_that_wraps_never_gives_a_torn_message() {
     race(4, 128, 5, 1, 2, 2);
 }
