@@ -81,6 +81,9 @@ pub mod ring;
 mod sys;
 
 #[cfg(not(loom))]
+mod cpus;
+
+#[cfg(not(loom))]
 pub mod discovery;
 
 #[cfg(not(loom))]
@@ -158,6 +161,7 @@ pub use self::async_subscriber::{AsyncRemoteSubscriber, AsyncSubscriber};
 #[cfg(not(loom))]
 pub use self::{
     control::ControlError,
+    cpus::{Cpus, ParseCpusError, PinError},
     follower::{Event, FollowOptions, Follower},
     gate::{Holder, LosslessOffer, LosslessPolicy, LosslessStatus},
     liveness::ServerState,
