@@ -169,7 +169,7 @@ pub use self::{
     notified::Notified,
     publisher::{Batch, Loan, PublishError, Publisher},
     ring::{Head, OnLap, Poll, Received, Values, View},
-    segment::{Access, Segment},
+    segment::{Access, HugePages, Pages, Segment},
     server::{Monitor, Server, ServerOptions, ServerStats, ServiceDied, StartError},
     socket::{RemoteError, RemoteSubscriber},
     subscriber::{Join, Subscriber, WaitStrategy, Waited},

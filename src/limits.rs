@@ -55,6 +55,12 @@ const PAGE_TABLE_REACH: u64 = PAGE_BYTES / 8;
 
 /// Compares a new segment of `bytes` bytes with every limit that is known.
 pub(crate) fn check_shared_memory(bytes: u64) -> Result<(), LimitError> {
+    check_segment(bytes)?;
+    check_memory(bytes)
+}
+
+/// Compares a new segment of `bytes` bytes with the limits of segments. Its memory is had elsewhere.
+pub(crate) fn check_segment(bytes: u64) -> Result<(), LimitError> {
     let kernel = |name: &str| read_number(Path::new("/proc/sys/kernel").join(name));
     let (ids, pages) = segments_in_use();
     let checks = [
@@ -79,7 +85,7 @@ pub(crate) fn check_shared_memory(bytes: u64) -> Result<(), LimitError> {
             });
         }
     }
-    check_memory(bytes)
+    Ok(())
 }
 
 /// Compares the memory of a server with a ring of `bytes` bytes with what the machine and this process's memory cgroups
@@ -102,7 +108,7 @@ pub(crate) fn check_memory(bytes: u64) -> Result<(), LimitError> {
     Ok(())
 }
 
-fn read_number(path: impl AsRef<Path>) -> Option<u64> {
+pub(crate) fn read_number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

@@ -13,6 +13,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::{io, ptr, slice};
 
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
+
+use self::pages::SizedPages;
+use crate::causes::with_causes;
 use crate::copy;
 use crate::layout::{Geometry, HEAD_WORD, HEADER_BYTES, HEARTBEAT_WORD, Header};
 use crate::limits;
@@ -20,8 +25,10 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, Words};
 
 mod error;
+mod pages;
 
 pub use error::{AttachError, CreateError};
+pub use pages::{HugePages, Pages};
 
 /// Bytes of the largest segment that a reader attaches unless it is told otherwise: room for a ring of 1 GiB, whose
 /// longest message a reader can be made to copy anyway.
@@ -77,27 +84,57 @@ enum Memory {
 
 /// A segment that this process created: the right to write it, which is never lent twice.
 #[derive(Debug)]
-pub(crate) struct Owned(Arc<Segment>);
+pub(crate) struct Owned {
+    segment: Arc<Segment>,
+    huge_page_bytes: Option<u64>,
+}
 
 impl Owned {
     /// Creates a SysV segment for the ring that `header` describes, marks it for removal, touches every page so that a
     /// lack of memory shows now, and opens it to readers.
-    pub(crate) fn create(header: Header, geometry: Geometry, access: Access) -> Result<Self, CreateError> {
-        let bytes = geometry.segment_bytes();
-        limits::check_shared_memory(bytes as u64).map_err(CreateError::Limit)?;
-        let id = shm_create(bytes).map_err(|source| CreateError::of_shmget(bytes, source))?;
+    pub(crate) fn create(
+        header: Header,
+        geometry: Geometry,
+        access: Access,
+        pages: Pages,
+    ) -> Result<Self, CreateError> {
+        if pages.huge != HugePages::Try {
+            return Self::create_of(header, geometry, access, pages);
+        }
+        let with = |huge| Self::create_of(header, geometry, access, Pages { huge, ..pages });
+        match with(HugePages::Require) {
+            Err(error @ CreateError::HugePages { .. }) => {
+                log::warn!("{}; going on with pages of the usual size", with_causes(&error));
+                with(HugePages::Off)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn create_of(header: Header, geometry: Geometry, access: Access, pages: Pages) -> Result<Self, CreateError> {
+        let sized = pages.sized()?;
+        let bytes = sized.round_up(geometry.segment_bytes());
+        sized.check_limits(bytes).map_err(CreateError::Limit)?;
+        let id = shm_create(bytes, sized.flags()).map_err(|source| sized.explain(bytes, source))?;
         let mapping = Mapping::attach(id, 0).map_err(|source| CreateError::Attach { bytes, source });
         // From here on the kernel frees the segment with its last user, however that ends.
         shm_remove(id).map_err(|source| CreateError::Remove { id, source })?;
         let mapping = mapping?;
+        mapping.prepare(sized).map_err(|source| sized.explain(bytes, source))?;
         let segment = Segment {
             memory: Memory::Shared { id, mapping },
             header,
             geometry,
         };
         segment.lay();
+        if pages.locked {
+            shm_lock(id).map_err(|source| CreateError::Lock { bytes, source })?;
+        }
         shm_open_to_readers(id, access).map_err(|source| CreateError::Access { access, source })?;
-        Ok(Self(Arc::new(segment)))
+        Ok(Self {
+            segment: Arc::new(segment),
+            huge_page_bytes: sized.huge_page_bytes(),
+        })
     }
 
     /// Lays a ring in memory of this process alone, for a server that is followed over its socket only.
@@ -116,18 +153,26 @@ impl Owned {
             geometry,
         };
         segment.lay();
-        Ok(Self(Arc::new(segment)))
+        Ok(Self {
+            segment: Arc::new(segment),
+            huge_page_bytes: None,
+        })
     }
 
     /// The words, to store to.
     #[inline]
     pub(crate) fn memory(&self) -> &[AtomicU64] {
-        self.0.memory.words()
+        self.segment.memory.words()
     }
 
     /// The same segment for readers of this process.
     pub(crate) fn share(&self) -> Arc<Segment> {
-        self.0.clone()
+        self.segment.clone()
+    }
+
+    /// Bytes of the huge pages that were asked for and had; `None` if they are of the usual size.
+    pub(crate) const fn huge_page_bytes(&self) -> Option<u64> {
+        self.huge_page_bytes
     }
 }
 
@@ -189,6 +234,16 @@ impl Segment {
             .step_by(PAGE_WORDS)
             .for_each(|word| word.store(0, Ordering::Relaxed));
         copy::store(words, bytemuck::bytes_of(&self.header));
+    }
+
+    /// Looks at every page of the ring once, so that no message costs its reader a page fault later. Takes some 0.1 ms a
+    /// MiB; a ring of huge pages needs none of it. Memory that a server never put behind its segment is then paid for by
+    /// this process, all of it at once (see [`Segment::attach_up_to`]).
+    pub fn prefault(&self) {
+        let words = &self.memory.words()[..self.geometry.segment_bytes() / WORD_BYTES];
+        for word in words.iter().step_by(PAGE_WORDS) {
+            std::hint::black_box(word.load(Ordering::Relaxed));
+        }
     }
 
     /// The words, to load from.
@@ -283,6 +338,20 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Gets the huge pages of a new segment, or advises the kernel to take such.
+    ///
+    /// What a cgroup or a memory node does not have is an error here, and would be a signal at the first touch.
+    fn prepare(&self, sized: SizedPages) -> io::Result<()> {
+        let Some(advice) = sized.advice() else { return Ok(()) };
+        // SAFETY: these are the addresses of this mapping, and neither advice changes what they hold.
+        let advised = unsafe { madvise(self.base.as_ptr().cast(), self.words * WORD_BYTES, advice) };
+        match advised {
+            // Before Linux 5.14 nothing is got in advance: the first touch does.
+            Err(Errno::INVAL) if advice == Advice::LinuxPopulateWrite => Ok(()),
+            advised => advised.map_err(io::Error::from),
+        }
+    }
+
     #[inline]
     fn words(&self) -> &[AtomicU64] {
         // SAFETY:
@@ -306,12 +375,12 @@ impl Drop for Mapping {
 
 /// Makes a new segment of `bytes` bytes that only its creator may attach, and clears away those of servers of this user
 /// that were killed before they could mark theirs for removal.
-fn shm_create(bytes: usize) -> io::Result<i32> {
+fn shm_create(bytes: usize, flags: i32) -> io::Result<i32> {
     birth_keys().for_each(clear);
     birth_keys()
-        .map(|key| shm_get(key, bytes, NEW))
+        .map(|key| shm_get(key, bytes, NEW | flags))
         .find(|made| !matches!(made, Err(error) if error.raw_os_error() == Some(libc::EEXIST)))
-        .unwrap_or_else(|| shm_get(libc::IPC_PRIVATE, bytes, NEW))
+        .unwrap_or_else(|| shm_get(libc::IPC_PRIVATE, bytes, NEW | flags))
 }
 
 const NEW: i32 = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
@@ -353,6 +422,17 @@ fn shm_get(key: libc::key_t, bytes: usize, flags: i32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(id)
+    }
+}
+
+/// Keeps the pages of a segment in memory: none of it is swapped out.
+fn shm_lock(id: i32) -> io::Result<()> {
+    // SAFETY: SHM_LOCK ignores the pointer.
+    let outcome = unsafe { libc::shmctl(id, libc::SHM_LOCK, ptr::null_mut()) };
+    if outcome < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::incarnation::Incarnation;
 use crate::layout::{Geometry, GeometryError, Header, LAYOUT_VERSION};
 use crate::liveness::HEARTBEAT_INTERVALS;
 use crate::publisher::{Publisher, now_ns};
-use crate::segment::{Access, CreateError, Owned, Segment};
+use crate::segment::{Access, CreateError, Owned, Pages, Segment};
 use crate::socket::frame::VERSION;
 use crate::socket::{Service, ServiceHandle, ServiceOptions, ServiceStats};
 
@@ -53,6 +53,8 @@ pub struct ServerOptions {
     /// How often the heartbeat moves, from 1 ms to 10 s. A server is silent for subscribers after three intervals
     /// without it.
     pub heartbeat_interval: Duration,
+    /// Which pages the segment is made of. Not for a ring that lies in private memory.
+    pub pages: Pages,
 }
 
 /// How many slots there are by default: one for every 16 bytes of arena, within these bounds.
@@ -84,7 +86,14 @@ impl ServerOptions {
             max_connections: 10_000,
             lossless: None,
             heartbeat_interval: Duration::from_millis(100),
+            pages: Pages::default(),
         }
+    }
+
+    fn service(&self, listeners: Vec<TcpListener>) -> ServiceOptions {
+        let mut service = ServiceOptions::new(listeners);
+        service.max_connections = self.max_connections;
+        service
     }
 
     fn geometry(&self) -> Result<Geometry, GeometryError> {
@@ -222,6 +231,7 @@ pub struct Server {
     info: Info,
     info_path: PathBuf,
     announced_at: Instant,
+    huge_page_bytes: Option<u64>,
 }
 
 impl Server {
@@ -255,12 +265,13 @@ impl Server {
         let interval_ns = u64::try_from(options.heartbeat_interval.as_nanos()).unwrap_or(u64::MAX);
         let header = Header::new(&geometry, incarnation, options.name.as_str(), now_ns(), interval_ns);
         let owned = if options.shared_memory {
-            Owned::create(header, geometry, options.access)
+            Owned::create(header, geometry, options.access, options.pages)
         } else {
             Owned::private(header, geometry)
         };
         let owned = owned.map_err(StartError::Create)?;
         let segment = owned.share();
+        let huge_page_bytes = owned.huge_page_bytes();
 
         let mut info = Info::of_this_process(options.name.clone(), incarnation);
         info.shared_memory = segment.id().map(|id| SharedMemory {
@@ -275,9 +286,7 @@ impl Server {
 
         let bell = Arc::new(Bell::new());
         let gate = Arc::new(Gate::new(&geometry, options.lossless));
-        let mut service_options = ServiceOptions::new(listeners);
-        service_options.max_connections = options.max_connections;
-        let service = Service::spawn(segment.clone(), bell.clone(), gate.clone(), service_options)
+        let service = Service::spawn(segment.clone(), bell.clone(), gate.clone(), options.service(listeners))
             .map_err(StartError::Service)?;
         let publisher = Publisher::new(owned, bell, gate);
         let announcement = Announcement::publish(&options.info_dir, &info, INFO_MODE).map_err(StartError::Announce)?;
@@ -290,6 +299,7 @@ impl Server {
             info,
             info_path,
             announced_at: Instant::now(),
+            huge_page_bytes,
         })
     }
 
@@ -314,6 +324,13 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         self.info.socket.as_ref().map_or(&[], |socket| &socket.addresses)
+    }
+
+    /// Bytes of the huge pages that the segment is made of, or was asked to be made of with
+    /// [`HugePages::Transparent`](crate::HugePages::Transparent); `None` if they are of the usual size.
+    #[must_use]
+    pub const fn huge_page_bytes(&self) -> Option<u64> {
+        self.huge_page_bytes
     }
 
     /// The publisher, and beside it what can be asked while it is at work.

@@ -20,7 +20,7 @@ use crate::layout::{FLOOR_WORD, HEAD_WORD, HEARTBEAT_WORD, Header, LAYOUT_VERSIO
 use crate::liveness::ServerState;
 use crate::publisher::{Publisher, now_ns};
 use crate::ring::{MAX_SEQUENCE, Poll};
-use crate::segment::{Access, AttachError, Owned, Segment};
+use crate::segment::{Access, AttachError, Owned, Pages, Segment};
 use crate::subscriber::{Join, Subscriber};
 use crate::sync::Ordering;
 
@@ -107,7 +107,7 @@ impl Life {
         let incarnation = Incarnation::random().unwrap();
         let interval_ns = HEARTBEAT_INTERVAL.as_nanos() as u64;
         let header = Header::new(&geometry, incarnation, "victim", now_ns(), interval_ns);
-        let owned = Owned::create(header, geometry, Access::default()).unwrap();
+        let owned = Owned::create(header, geometry, Access::default(), Pages::default()).unwrap();
         let segment = owned.share();
         let gate = Arc::new(Gate::new(&geometry, None));
         let mut publisher = Publisher::new(owned, Arc::new(Bell::new()), gate);

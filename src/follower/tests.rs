@@ -198,7 +198,7 @@ impl Faint {
         let geometry = crate::layout::Geometry::new(16, 128, 4096, None).unwrap();
         let incarnation = Incarnation::random().unwrap();
         let header = crate::layout::Header::new(&geometry, incarnation, "faint", 0, 20_000_000);
-        let owned = crate::segment::Owned::create(header, geometry, crate::segment::Access::default()).unwrap();
+        let owned = crate::segment::Owned::create(header, geometry, Default::default(), Default::default()).unwrap();
         let segment = owned.share();
         let mut info = discovery::Info::of_this_process("faint".parse().unwrap(), incarnation);
         info.shared_memory = segment.id().map(|id| discovery::SharedMemory {

@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use super::Access;
+use super::pages::binary_size;
 use crate::layout::HeaderError;
 use crate::limits::LimitError;
 
@@ -18,6 +19,24 @@ pub enum CreateError {
         bytes: usize,
         /// Which limit, as far as the error tells, and what to do.
         hint: &'static str,
+        /// What it failed with.
+        source: io::Error,
+    },
+    /// The huge pages that were required are not to be had.
+    HugePages {
+        /// Bytes of one.
+        page_bytes: u64,
+        /// How many the ring needs.
+        pages: u64,
+        /// What stands in the way, and what to do.
+        hint: String,
+        /// What the kernel failed with, if it was asked.
+        source: Option<io::Error>,
+    },
+    /// The segment cannot be kept in memory.
+    Lock {
+        /// Bytes that it has.
+        bytes: usize,
         /// What it failed with.
         source: io::Error,
     },
@@ -71,6 +90,20 @@ impl fmt::Display for CreateError {
         match self {
             Self::Limit(error) => error.fmt(f),
             Self::Get { bytes, hint, .. } => write!(f, "cannot create a segment of {bytes} bytes: {hint}"),
+            Self::HugePages {
+                page_bytes,
+                pages,
+                hint,
+                ..
+            } => write!(
+                f,
+                "cannot have {pages} huge pages of {}: {hint}",
+                binary_size(*page_bytes)
+            ),
+            Self::Lock { bytes, .. } => write!(
+                f,
+                "cannot keep a segment of {bytes} bytes in memory: raise the limit of locked memory (`ulimit -l`,                  LimitMEMLOCK= of a unit), give the process CAP_IPC_LOCK, or do without locking"
+            ),
             Self::Attach { bytes, .. } => write!(
                 f,
                 "cannot attach a new segment of {bytes} bytes: ask for a smaller ring or raise the address-space limit (`ulimit -v`)"
@@ -95,8 +128,10 @@ impl std::error::Error for CreateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Limit(error) => std::error::Error::source(error),
+            Self::HugePages { source, .. } => source.as_ref().map(|source| source as _),
             Self::Allocate { .. } => None,
             Self::Get { source, .. }
+            | Self::Lock { source, .. }
             | Self::Attach { source, .. }
             | Self::Remove { source, .. }
             | Self::Access { source, .. } => Some(source),

@@ -10,7 +10,7 @@ use crate::incarnation::Incarnation;
 fn owned(access: Access) -> Owned {
     let geometry = Geometry::new(64, 128, 4096, None).unwrap();
     let header = Header::new(&geometry, Incarnation::random().unwrap(), "test", 1, 1);
-    Owned::create(header, geometry, access).unwrap()
+    Owned::create(header, geometry, access, Pages::default()).unwrap()
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn private_memory_has_no_id_and_holds_the_same_ring() {
 
 #[test]
 fn segment_that_is_no_ring_is_refused() {
-    let id = shm_create(8192).unwrap();
+    let id = shm_create(8192, 0).unwrap();
     let mapping = Mapping::attach(id, 0).unwrap();
     shm_remove(id).unwrap();
 
@@ -177,7 +177,7 @@ fn lay_with_id(id: i32, arena_bytes: u64) -> (i32, Mapping) {
     std::fs::write("/proc/sys/kernel/shm_next_id", id.to_string()).unwrap();
     let geometry = Geometry::new(2, 64, arena_bytes, None).unwrap();
     let header = Header::new(&geometry, Incarnation::NIL, "reused", 0, 1);
-    let made = shm_create(geometry.segment_bytes()).unwrap();
+    let made = shm_create(geometry.segment_bytes(), 0).unwrap();
     let mapping = Mapping::attach(made, 0).unwrap();
     copy::store(mapping.words(), bytemuck::bytes_of(&header));
     (made, mapping)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::PublishError;
 use crate::gate::{LosslessPolicy, LosslessStatus};
-use crate::segment::Access;
+use crate::segment::{Access, Pages};
 
 /// One slot is kept for the end of the stream.
 const ROOM: u64 = 7;
@@ -229,7 +229,7 @@ fn evicted_client_is_told_where_before_the_first_gap() {
 
 #[test]
 fn control_segment_that_nobody_maps_is_taken_back() {
-    let lay = |header, geometry| Owned::create(header, geometry, Access::default());
+    let lay = |header, geometry| Owned::create(header, geometry, Access::default(), Pages::default());
     let mut host = host_of(lay, LosslessPolicy::Block, |options| {
         options.subscribe_deadline = Duration::from_millis(200);
         options.heartbeat = Duration::from_millis(20);
