@@ -43,6 +43,9 @@ pub struct FollowOptions {
     pub connect_timeout: Duration,
     /// Whether the server is to wait for this follower, as far as it offers that.
     pub lossless: bool,
+    /// Whether every page of a segment is looked at when it is attached, as
+    /// [`Segment::prefault`](crate::Segment::prefault) does.
+    pub prefault: bool,
 }
 
 impl Default for FollowOptions {
@@ -54,6 +57,7 @@ impl Default for FollowOptions {
             trust: Trust::default(),
             connect_timeout: Duration::from_secs(2),
             lossless: false,
+            prefault: false,
         }
     }
 }
@@ -440,9 +444,14 @@ impl Follower {
 
     fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
         self.check_not_corrupt(found)?;
-        let subscriber = Subscriber::open(found, join)
+        let mut subscriber = Subscriber::open(found, join)
             .map_err(|error| Failure::from(LosslessError::Attach(error)))?
             .with_strategy(self.options.strategy);
+        if self.options.prefault {
+            subscriber.segment().prefault();
+            // The stream went on meanwhile.
+            subscriber.rejoin(join);
+        }
         let (cursor, reason) = (subscriber.cursor(), attached(&subscriber));
         Ok((Source::SharedMemory(Box::new(subscriber)), cursor, reason))
     }
@@ -452,6 +461,9 @@ impl Follower {
         let mut subscriber =
             LosslessSubscriber::open(found, join, self.options.connect_timeout)?.with_strategy(self.options.strategy);
         let policy = subscriber.policy();
+        if self.options.prefault {
+            subscriber.subscriber().segment().prefault();
+        }
         let (cursor, reason) = (subscriber.subscriber().cursor(), attached(subscriber.subscriber()));
         let reason = format!("{reason}, lossless ({policy})");
         Ok((Source::Lossless(Box::new(subscriber)), cursor, reason))

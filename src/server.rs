@@ -12,6 +12,7 @@ use std::{fmt, io};
 
 use crate::bell::{self, Bell};
 use crate::control;
+use crate::cpus::Cpus;
 use crate::discovery::{AnnounceError, Announcement, Info, ServerName, SharedMemory, Socket};
 use crate::gate::{Gate, LosslessOffer, LosslessStatus};
 use crate::incarnation::Incarnation;
@@ -55,6 +56,11 @@ pub struct ServerOptions {
     pub heartbeat_interval: Duration,
     /// Which pages the segment is made of. Not for a ring that lies in private memory.
     pub pages: Pages,
+    /// The CPUs that the service thread is kept to; those of the thread that starts the server if `None`.
+    pub service_cpus: Option<Cpus>,
+    /// Whether the service thread looks at the ring without a pause while a connection waits for a message: the
+    /// shortest latency over TCP, and nothing that the publisher does to wake it, for a whole core.
+    pub service_spin: bool,
 }
 
 /// How many slots there are by default: one for every 16 bytes of arena, within these bounds.
@@ -87,12 +93,16 @@ impl ServerOptions {
             lossless: None,
             heartbeat_interval: Duration::from_millis(100),
             pages: Pages::default(),
+            service_cpus: None,
+            service_spin: false,
         }
     }
 
     fn service(&self, listeners: Vec<TcpListener>) -> ServiceOptions {
         let mut service = ServiceOptions::new(listeners);
         service.max_connections = self.max_connections;
+        service.cpus = self.service_cpus;
+        service.spin = self.service_spin;
         service
     }
 

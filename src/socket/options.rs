@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use super::frame::{MAX_DEADLINE_MS, MAX_MESSAGE_BYTES};
+use crate::cpus::Cpus;
 use crate::segment::Segment;
 
 /// How a server serves its socket.
@@ -28,6 +29,10 @@ pub struct ServiceOptions {
     /// What the kernel may hold for each connection (`SO_SNDBUF`); `None` leaves it to the kernel, which goes up to the
     /// last figure of `net.ipv4.tcp_wmem`, commonly 4 MiB.
     pub send_buffer_bytes: Option<usize>,
+    /// The CPUs that the thread is kept to; where whoever starts it may run if `None`.
+    pub cpus: Option<Cpus>,
+    /// Whether the thread looks at the ring without a pause while a connection waits for it, and is never woken.
+    pub spin: bool,
 }
 
 impl ServiceOptions {
@@ -43,6 +48,8 @@ impl ServiceOptions {
             stall_deadline: Duration::from_secs(30),
             linger: Duration::from_secs(5),
             send_buffer_bytes: None,
+            cpus: None,
+            spin: false,
         }
     }
 

@@ -13,6 +13,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -38,6 +39,8 @@ const EVENTS: usize = 1024;
 const UNSENT_BYTES: u32 = 256 << 10;
 /// Connections that are served between two looks at the segment's heartbeat. A burst for thousands takes seconds.
 const SERVED_PER_BEAT: usize = 16;
+/// How often a thread that never sleeps looks at the ring until it asks for other events: some microseconds.
+const LOOKS_PER_TURN: u32 = 128;
 /// How often in a heartbeat all connections are judged by the clock.
 const TICKS_PER_HEARTBEAT: u32 = 4;
 
@@ -60,6 +63,8 @@ pub(crate) struct Service {
     awaited: Option<u64>,
     /// Somebody could go on sending at once.
     busy: bool,
+    /// The thread does not sleep while somebody waits for the ring.
+    spin: bool,
     next_tick: Instant,
     /// Connections served since the segment was last attended to.
     served: usize,
@@ -109,14 +114,27 @@ impl Service {
             },
             awaited: None,
             busy: false,
+            spin: options.spin,
             next_tick: now,
             served: 0,
             shared: shared.clone(),
         };
+        let (tell, told) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("lapwing-service".to_owned())
-            .spawn(move || service.run())?;
-        Ok(ServiceHandle::new(shared, bell, thread))
+            .spawn(move || {
+                let pinned = options.cpus.map_or(Ok(()), |cpus| cpus.pin_this_thread());
+                let is_in_place = pinned.is_ok();
+                // Whoever starts it waits for this.
+                let _ = tell.send(pinned);
+                if is_in_place {
+                    service.run();
+                }
+            })?;
+        let handle = ServiceHandle::new(shared, bell, thread);
+        // A thread that tells nothing has died, which its handle tells.
+        told.recv().unwrap_or(Ok(())).map_err(io::Error::other)?;
+        Ok(handle)
     }
 
     fn run(mut self) {
@@ -152,6 +170,14 @@ impl Service {
             .is_some_and(|awaited| Reader::new(*segment.geometry(), awaited).is_ready(segment.words()))
     }
 
+    /// Looks at the ring a few times in a row, until there is something.
+    fn spin(&self) {
+        let _ = (0..LOOKS_PER_TURN).any(|_| {
+            std::hint::spin_loop();
+            self.is_news()
+        });
+    }
+
     /// How long to sleep. Whoever calls this sleeps next.
     fn time_to_sleep(&mut self) -> Duration {
         let mut until = self.attendant.turn(self.hub.now).min(self.next_tick);
@@ -163,6 +189,10 @@ impl Service {
         }
         let mut longest = Duration::MAX;
         if self.awaited.is_some() {
+            if self.spin {
+                self.spin();
+                return Duration::ZERO;
+            }
             longest = self.attendant.prepare_to_sleep().unwrap_or(longest);
             if self.is_news() {
                 return Duration::ZERO;
