@@ -11,7 +11,7 @@ use glob::Pattern;
 use lapwing::cli::{self, LogLevel};
 use lapwing::discovery::Trust;
 use lapwing::probe::Category;
-use lapwing::{Join, TransportChoice, WaitStrategy};
+use lapwing::{Cpus, Join, TransportChoice, WaitStrategy};
 
 use crate::output::Format;
 
@@ -132,6 +132,14 @@ pub(crate) struct Stream {
     #[arg(long)]
     pub(crate) block: bool,
 
+    /// Keep the thread of each server to one of these CPUs, in turn: numbers like 3, 0,2 or 4-7
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpu: Option<Cpus>,
+
+    /// Look at every page of a ring when it is attached, so that no message waits for a page fault
+    #[arg(long)]
+    pub(crate) prefault: bool,
+
     /// End with exit code 4 when messages were missed
     #[arg(long)]
     pub(crate) fail_on_gap: bool,
@@ -186,6 +194,8 @@ impl Args {
             ("--exit-at-end", stream.exit_at_end),
             ("--spin", stream.spin),
             ("--block", stream.block),
+            ("--cpu", stream.cpu.is_some()),
+            ("--prefault", stream.prefault),
             ("--fail-on-gap", stream.fail_on_gap),
             ("--stats", stream.stats.is_some()),
         ];
@@ -322,6 +332,9 @@ mod tests {
             ("client i --from oldest", "--last N"),
             ("client i -n 3", "--last N"),
             ("client i --exit-at-end", "--exit-at-end needs --follow"),
+            ("client i --cpu 0", "--cpu needs --follow"),
+            ("client i --follow --cpu all", "0-14:2"),
+            ("client i --prefault", "--prefault needs --follow"),
             ("client i --stats 1s", "--stats needs --follow"),
             ("client i --no-messages --last 1", "--last"),
             ("client", "INFO-DIR"),
@@ -346,7 +359,7 @@ mod tests {
         let args = parse(
             "client a b --follow --from latest:2 --name p* --category Host --transport shm -n 5 --timeout 1s \
              --exit-at-end --spin --fail-on-gap --format raw --truncate 1K --stats 500ms --trust-uid 7 --trust-uid any \
-             --max-segment 8G",
+             --max-segment 8G --cpu 0-1 --prefault",
         )
         .unwrap();
 
@@ -357,6 +370,8 @@ mod tests {
         assert_eq!(args.strategy(), WaitStrategy::Spin);
         assert_eq!(args.trust_uid, [Trusted::User(7), Trusted::Anyone]);
         assert_eq!(args.max_segment, Some(8 << 30));
+        assert_eq!(args.stream.cpu, "0,1".parse().ok());
+        assert!(args.stream.prefault);
         assert!(args.wants_name("prices") && !args.wants_name("weather"));
         assert!(parse("client i --no-messages --explain --format json").is_ok());
     }

@@ -5,12 +5,13 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgGroup, CommandFactory, Parser};
 use lapwing::cli::{self, Failure, LogLevel};
 use lapwing::discovery::ServerName;
 use lapwing::layout::{Geometry, GeometryError};
-use lapwing::{Access, LosslessOffer, LosslessPolicy, ServerOptions};
+use lapwing::{Access, Cpus, HugePages, LosslessOffer, LosslessPolicy, Pages, ServerOptions};
 
 use crate::feed::OnFull;
 use crate::group;
@@ -133,6 +134,37 @@ pub struct Args {
     )]
     on_full: Option<OnFull>,
 
+    /// Keep the thread that reads the input and publishes to these CPUs: numbers like 3, 0,2 or 4-7
+    #[arg(long, help_heading = "Tuning", value_name = "LIST")]
+    pub cpu: Option<Cpus>,
+
+    /// Keep the thread that serves TCP and the heartbeat to these CPUs [default: where the command may run]
+    #[arg(long, help_heading = "Tuning", value_name = "LIST")]
+    pub service_cpu: Option<Cpus>,
+
+    /// Never let that thread sleep while a TCP client waits for a message: lower latency there, for one core
+    #[arg(long, help_heading = "Tuning", conflicts_with = "no_socket")]
+    spin: bool,
+
+    /// Lay the ring in huge pages, which pays for rings of many MiB: require starts with reserved ones or not at all, try
+    /// goes on without, transparent takes what the kernel makes
+    #[arg(
+        long,
+        help_heading = "Tuning",
+        value_name = "HOW",
+        value_parser = huge_pages(),
+        conflicts_with = "no_shm"
+    )]
+    huge_pages: Option<HugePages>,
+
+    /// Size of a reserved huge page, like 2M or 1G [default: the kernel's]
+    #[arg(long, help_heading = "Tuning", value_name = "SIZE", requires = "huge_pages", value_parser = cli::size)]
+    huge_page_size: Option<u64>,
+
+    /// Keep the ring from being swapped out
+    #[arg(long, help_heading = "Tuning", conflicts_with = "no_shm")]
+    lock_memory: bool,
+
     /// Publish the lines of this file [default: those of standard input]
     #[arg(long, help_heading = "Source, one of", value_name = "PATH", group = "source")]
     file: Option<PathBuf>,
@@ -204,6 +236,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "write an IP address and a port, like 127.0.0.1:4000 or [::1]:0".to_owned())
 }
 
+fn huge_pages() -> impl TypedValueParser<Value = HugePages> {
+    PossibleValuesParser::new(["require", "try", "transparent"]).map(|word| match word.as_str() {
+        "require" => HugePages::Require,
+        "try" => HugePages::Try,
+        _ => HugePages::Transparent,
+    })
+}
+
 /// Reads the mode of a file: the owner may read and write, others at most do the same.
 fn mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -254,6 +294,11 @@ impl Args {
                 "--advertise needs the port that clients are to connect to, not 0",
             ));
         }
+        if self.huge_pages == Some(HugePages::Transparent) && self.huge_page_size.is_some() {
+            return Err(wrong(
+                "transparent huge pages have the size that the kernel gives them; leave out --huge-page-size",
+            ));
+        }
         if self.exit_at_end && (self.message.is_some() || self.generate) && self.count.is_none() {
             return Err(wrong("this source has no end to exit at; give a --count"));
         }
@@ -294,6 +339,13 @@ impl Args {
             policy,
             max_subscribers: self.max_lossless.unwrap_or(DEFAULT_MAX_LOSSLESS) as usize,
         });
+        options.pages = Pages {
+            huge: self.huge_pages.unwrap_or_default(),
+            huge_bytes: self.huge_page_size,
+            locked: self.lock_memory,
+        };
+        options.service_cpus = self.service_cpu;
+        options.service_spin = self.spin;
         options.advertise.clone_from(&self.advertise);
         if self.no_socket {
             options.listen.clear();
@@ -416,6 +468,24 @@ mod tests {
     }
 
     #[test]
+    fn tuning_that_is_said_is_what_is_done() {
+        let args =
+            parse("--cpu 0 --service-cpu 1,2 --spin --huge-pages try --huge-page-size 1G --lock-memory").unwrap();
+
+        let options = args.options("n".parse().unwrap());
+
+        assert_eq!(args.cpu, "0".parse().ok());
+        assert_eq!(options.service_cpus, "1-2".parse().ok());
+        assert!(options.service_spin);
+        let pages = Pages {
+            huge: HugePages::Try,
+            huge_bytes: Some(1 << 30),
+            locked: true,
+        };
+        assert_eq!(options.pages, pages);
+    }
+
+    #[test]
     fn what_lossless_clients_are_offered_is_what_was_said() {
         let offer = |arguments: &str| {
             parse(arguments)
@@ -496,6 +566,15 @@ mod tests {
             "--publish-remote",
             "--stats 0s",
             "--log-level loud",
+            "--cpu x",
+            "--cpu 1024",
+            "--service-cpu 3-1",
+            "--spin --no-socket",
+            "--huge-pages maybe",
+            "--huge-pages require --no-shm",
+            "--huge-page-size 2M",
+            "--huge-pages transparent --huge-page-size 2M",
+            "--lock-memory --no-shm",
             "leftover",
         ] {
             let error = parse(arguments).expect_err(arguments);

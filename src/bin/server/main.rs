@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use lapwing::cli::{self, Escaped, Failure, Signals, exit, print_error, say};
 use lapwing::discovery::AnnounceError;
-use lapwing::{Server, StartError};
+use lapwing::{Cpus, PinError, Server, StartError};
 use log::{info, warn};
 
 use args::Args;
@@ -59,7 +59,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let signals = Signals::catch().map_err(|error| Failure::caused("cannot catch signals", error))?;
     cli::survive_file_size_limit().map_err(|error| Failure::caused("cannot catch signals", error))?;
     let mut source = args.source()?;
-    let mut server = start(args)?;
+    let mut server = start(args, pin(args)?)?;
     introduce(&mut server, &source);
     let mut feed = Feed::new(server, signals, args.on_full(), args.stats);
     let outcome = publish(args, &mut source, &mut feed);
@@ -88,15 +88,35 @@ fn publish(args: &Args, source: &mut Source, feed: &mut Feed) -> Result<(), Inte
     Ok(())
 }
 
+/// Keeps this thread, which publishes, to its CPUs before it touches the memory of the ring, so that this is near them.
+/// Returns the CPUs of the service thread, which does not share them for that.
+fn pin(args: &Args) -> Result<Option<Cpus>, Failure> {
+    let Some(cpus) = args.cpu else {
+        return Ok(args.service_cpu);
+    };
+    let pin = || {
+        let all = Cpus::of_this_thread()?;
+        cpus.pin_this_thread()?;
+        Ok(args.service_cpu.unwrap_or(all))
+    };
+    let failed = |error: PinError| Failure::caused(format!("cannot publish on --cpu {cpus}"), error);
+    pin().map(Some).map_err(failed)
+}
+
 /// Starts the server under its name or, if it was given none, under the first that is free.
-fn start(args: &Args) -> Result<Server, Failure> {
+fn start(args: &Args, service_cpus: Option<Cpus>) -> Result<Server, Failure> {
     let failed = |error| Failure::caused("cannot start", error);
+    let options = |name| {
+        let mut options = args.options(name);
+        options.service_cpus = service_cpus;
+        options
+    };
     if let Some(name) = &args.name {
-        return Server::start(args.options(name.clone())).map_err(failed);
+        return Server::start(options(name.clone())).map_err(failed);
     }
     let mut taken = None;
     for name in name::candidates(args.namesake()) {
-        match Server::start(args.options(name)) {
+        match Server::start(options(name)) {
             Err(error @ StartError::Announce(AnnounceError::NameInUse { .. })) => taken = Some(error),
             started => return started.map_err(failed),
         }
@@ -126,6 +146,9 @@ fn introduce(server: &mut Server, source: &Source) {
         geometry.arena_bytes(),
         geometry.max_message_bytes()
     ));
+    if let Some(bytes) = server.huge_page_bytes() {
+        say(&format!("server: huge pages of {bytes} bytes"));
+    }
     if let Some(address) = source.push_address() {
         say(&format!("server: push messages to {}", Escaped(&address)));
     }

@@ -59,6 +59,10 @@ const MOST_PROBLEMS: usize = discovery::MAX_ENTRIES;
 /// Follows servers until something ends it. Returns the exit code.
 pub(crate) fn run(args: &Args, style: Style) -> Result<u8, Failure> {
     let signals = Signals::catch().map_err(|error| Failure::caused("cannot catch signals", error))?;
+    if let Some(cpus) = args.stream.cpu {
+        let failed = |error| Failure::caused(format!("cannot follow on --cpu {cpus}"), error);
+        cpus.check().map_err(failed)?;
+    }
     let mut roster = Roster::new(args, style).map_err(|error| Failure::caused("cannot use standard output", error))?;
     let outcome = roster.watch(&signals);
     let outcome = roster.common.outlet.close(outcome, LAST_WRITE);
@@ -127,6 +131,7 @@ impl<'a> Roster<'a> {
         options.strategy = args.strategy();
         options.trust = args.trust();
         options.lossless = args.stream.lossless;
+        options.prefault = args.stream.prefault;
         let directory = |path: &PathBuf| Directory {
             path: path.clone(),
             watch: Watch::new(path),
@@ -299,11 +304,18 @@ impl<'a> Roster<'a> {
         self.common.name_width.fetch_max(name.len(), Ordering::Relaxed);
         let followed = Arc::new(Followed::new(name));
         let incarnation = found.info.incarnation;
+        let cpu = self.args.stream.cpu.map(|cpus| cpus.in_turn(self.servers.len()));
         let stream = Stream::new(self.common.clone(), followed.clone(), found.path.clone());
         let spawned = thread::Builder::new()
             .name(followed.name.chars().take(15).collect())
             .stack_size(STACK_BYTES)
-            .spawn(move || stream.run(&found));
+            .spawn(move || {
+                // They could be had when this began.
+                if let Some(Err(error)) = cpu.map(|cpu| cpu.pin_this_thread()) {
+                    log::warn!("{error}");
+                }
+                stream.run(&found);
+            });
         match spawned {
             Ok(_) => {
                 let server = Server {
