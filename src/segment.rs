@@ -236,11 +236,14 @@ impl Segment {
         copy::store(words, bytemuck::bytes_of(&self.header));
     }
 
-    /// Looks at every page of the ring once, so that no message costs its reader a page fault later. Takes some 0.1 ms a
-    /// MiB; a ring of huge pages needs none of it. Memory that a server never put behind its segment is then paid for by
+    /// Looks at every page of the ring once, so that no message costs its reader a page fault later. Takes 1 to 4 us a
+    /// page; a ring of huge pages needs none of it. Memory that a server never put behind its segment is then paid for by
     /// this process, all of it at once (see [`Segment::attach_up_to`]).
     pub fn prefault(&self) {
         let words = &self.memory.words()[..self.geometry.segment_bytes() / WORD_BYTES];
+        if let Memory::Shared { mapping, .. } = &self.memory {
+            mapping.populate(words.len() * WORD_BYTES);
+        }
         for word in words.iter().step_by(PAGE_WORDS) {
             std::hint::black_box(word.load(Ordering::Relaxed));
         }
@@ -350,6 +353,14 @@ impl Mapping {
             Err(Errno::INVAL) if advice == Advice::LinuxPopulateWrite => Ok(()),
             advised => advised.map_err(io::Error::from),
         }
+    }
+
+    /// Lets the kernel map the first `bytes` bytes at once, in half the time that a fault for each page takes. What it
+    /// refuses, or did before Linux 5.14, is left to the faults.
+    fn populate(&self, bytes: usize) {
+        // SAFETY: these are addresses of this mapping, and the advice changes nothing that they hold.
+        let advised = unsafe { madvise(self.base.as_ptr().cast(), bytes, Advice::LinuxPopulateRead) };
+        log::trace!("mapping {bytes} bytes in advance: {advised:?}");
     }
 
     #[inline]

@@ -26,7 +26,7 @@ pub enum CreateError {
     HugePages {
         /// Bytes of one.
         page_bytes: u64,
-        /// How many the ring needs.
+        /// How many the ring needs; 0 if the kernel makes none of this size.
         pages: u64,
         /// What stands in the way, and what to do.
         hint: String,
@@ -90,6 +90,8 @@ impl fmt::Display for CreateError {
         match self {
             Self::Limit(error) => error.fmt(f),
             Self::Get { bytes, hint, .. } => write!(f, "cannot create a segment of {bytes} bytes: {hint}"),
+            // Of a size that nobody has, none can be counted.
+            Self::HugePages { pages: 0, hint, .. } => write!(f, "cannot have huge pages: {hint}"),
             Self::HugePages {
                 page_bytes,
                 pages,
