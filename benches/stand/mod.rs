@@ -1,6 +1,6 @@
 //! What every bench stands on: a server of its own in a directory of its own.
 
-use lapwing::{Server, ServerOptions};
+use lapwing::{Server, ServerOptions, StartError};
 use tempfile::TempDir;
 
 /// A server and its info directory, both gone when this is dropped.
@@ -13,15 +13,19 @@ pub struct Stand {
 impl Stand {
     /// Starts a server of that name with 1 MiB of arena, changed as `change` says.
     pub fn new(name: &str, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        Self::try_new(name, change).expect("a server starts")
+    }
+
+    /// The same, for options that the machine may refuse.
+    pub fn try_new(name: &str, change: impl FnOnce(&mut ServerOptions)) -> Result<Self, StartError> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut options = ServerOptions::new(name.parse().expect("a server's name"));
         options.info_dir = directory.path().to_owned();
         options.ring_bytes = 1 << 20;
         change(&mut options);
-        let server = Server::start(options).expect("a server starts");
-        Self {
-            server,
+        Ok(Self {
+            server: Server::start(options)?,
             _directory: directory,
-        }
+        })
     }
 }
