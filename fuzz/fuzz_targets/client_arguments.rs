@@ -65,6 +65,7 @@ fn check(args: &Args) {
     assert!(!(args.follow && (once.last.is_some() || once.no_messages || once.explain)));
     assert!(!(stream.spin && stream.block) && !(once.no_messages && once.last.is_some()));
     assert!(args.follow || (stream.from.is_none() && stream.count.is_none() && stream.stats.is_none()));
+    assert!(args.follow || (stream.cpu.is_none() && !stream.prefault));
     assert!(stream.count.is_none_or(|count| count > 0));
     assert!(stream.stats.is_none_or(|time| time >= Duration::from_millis(10)));
     assert_eq!(args.truncate().map(|bytes| bytes as u64), args.truncate);
@@ -83,6 +84,10 @@ fn check(args: &Args) {
         };
         let again = parse(&["i", "--follow", "--from", &text].map(OsStr::new)).expect("it was taken before");
         assert_eq!(again.stream.from, Some(from));
+    }
+    if let Some(cpus) = stream.cpu {
+        let again = parse(&["i", "--follow", "--cpu", &cpus.to_string()].map(OsStr::new)).expect("it was taken before");
+        assert_eq!(again.stream.cpu, Some(cpus));
     }
     for &who in &args.trust_uid {
         let text = match who {

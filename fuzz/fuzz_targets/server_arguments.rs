@@ -33,17 +33,21 @@ use args::Args;
 use clap::Parser;
 use lapwing::discovery::ServerName;
 use lapwing::layout::{Geometry, MAX_ARENA_BYTES, MIN_ARENA_BYTES};
+use lapwing::{Cpus, HugePages, Pages};
 use libfuzzer_sys::fuzz_target;
 use source::pace::Rate;
 use source::push_listener::PushAddress;
 
-/// What is taken for a rate, for an address to push to, and for a server's name after a file.
+/// What is taken for a rate, for an address to push to, for a set of CPUs, and for a server's name after a file.
 fn check_values(text: &str) {
     if let Ok(rate) = text.parse::<Rate>() {
         assert_eq!(rate.to_string().parse(), Ok(rate));
     }
     if let Ok(address) = text.parse::<PushAddress>() {
         assert_eq!(address.to_string().parse(), Ok(address));
+    }
+    if let Ok(cpus) = text.parse::<Cpus>() {
+        assert_eq!(cpus.to_string().parse(), Ok(cpus));
     }
     for name in name::candidates(Some(Path::new(text))).take(2) {
         assert_eq!(name.as_str().parse(), Ok(name));
@@ -70,6 +74,16 @@ fn check(args: Args) {
     assert_eq!(options.access.mode & 0o400, 0o400);
     assert!(options.advertise.iter().all(|address| address.port() != 0));
     assert!(options.max_connections > 0);
+    assert!(
+        [args.cpu, args.service_cpu]
+            .iter()
+            .flatten()
+            .all(|cpus| cpus.iter().count() > 0)
+    );
+    // What has no segment is not told of what one is made of.
+    assert!(options.shared_memory || options.pages == Pages::default());
+    assert!(options.pages.huge_bytes.is_none() || matches!(options.pages.huge, HugePages::Try | HugePages::Require));
+    assert!(!options.service_spin || !options.listen.is_empty());
     assert!(
         options.shared_memory || !options.listen.is_empty(),
         "a server that nobody reaches"
