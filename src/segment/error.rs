@@ -99,7 +99,8 @@ impl fmt::Display for CreateError {
                 ..
             } => write!(
                 f,
-                "cannot have {pages} huge pages of {}: {hint}",
+                "cannot have {pages} huge {} of {}: {hint}",
+                if *pages == 1 { "page" } else { "pages" },
                 binary_size(*page_bytes)
             ),
             Self::Lock { bytes, .. } => write!(

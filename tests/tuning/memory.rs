@@ -154,6 +154,74 @@ fn size_of_page_that_the_kernel_does_not_have_is_answered_with_those_that_it_has
     assert!(told.contains("this kernel has"), "{told}");
 }
 
+/// A cgroup that may have no huge pages of 2 MiB, removed with this.
+struct Poor {
+    path: PathBuf,
+    _allowed: Option<Changed>,
+}
+
+impl Poor {
+    fn new() -> Option<Self> {
+        let both = Path::new("/sys/fs/cgroup/unified");
+        let root = if both.is_dir() {
+            both
+        } else {
+            Path::new("/sys/fs/cgroup")
+        };
+        let has = |file: &str| {
+            let controllers = fs::read_to_string(root.join(file)).unwrap_or_default();
+            controllers.split_whitespace().any(|name| name == "hugetlb")
+        };
+        if !has("cgroup.controllers") {
+            skip("no cgroup of version 2 limits huge pages here");
+            return None;
+        }
+        let control = "cgroup.subtree_control";
+        let allowed = (!has(control)).then(|| Changed::to(root.join(control), "-hugetlb", "+hugetlb"));
+        let poor = Self {
+            path: root.join(format!("lapwing-test-huge-{}", std::process::id())),
+            _allowed: allowed.map_or(Some(None), |changed| changed.map(Some))?,
+        };
+        let made = fs::create_dir(&poor.path).and_then(|()| fs::write(poor.path.join("hugetlb.2MB.max"), "0"));
+        if let Err(error) = made {
+            skip(format_args!("cannot make the cgroup {:?}: {error}", poor.path));
+            return None;
+        }
+        Some(poor)
+    }
+}
+
+impl Drop for Poor {
+    fn drop(&mut self) {
+        wait_until("removing the cgroup", || {
+            fs::remove_dir(&self.path).is_ok() || !self.path.exists()
+        });
+    }
+}
+
+/// The kernel sets pages aside without asking the cgroup, and the first touch would end in SIGBUS.
+#[test]
+fn cgroup_that_may_have_no_huge_pages_is_an_error_and_no_signal() {
+    let _alone = alone();
+    if !is_root() {
+        return;
+    }
+    let Some(poor) = Poor::new() else { return };
+    let Some(_reserved) = reserve(1) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let world = set_up("", &format!("echo $$ > {}/cgroup.procs", poor.path.display()));
+    let words = |how| brief_server(directory.path(), &format!("--huge-page-size 2M --huge-pages {how}"));
+
+    let told = run(&within(&world, words("require"))).expect(1).told();
+
+    assert!(
+        told.contains("cannot have 1 huge page of 2M") && told.contains("hugetlb.2MB.max"),
+        "{told}"
+    );
+    let told = run(&within(&world, words("try"))).expect(0).told();
+    assert!(told.contains("going on with pages of the usual size"), "{told}");
+}
+
 /// A world of a user who may do nothing special.
 const NOBODY: &str = "setpriv --reuid=61234 --regid=61234 --clear-groups --bounding-set=-all --inh-caps=-all";
 
