@@ -1,7 +1,7 @@
 //! The ring in one process: what publishing costs and what receiving costs, each without the other.
 //!
-//! The messages that are received lie in the cache of the processor that published them. What it costs to bring them to
-//! another one is in `latency` and `fan_out`.
+//! The messages that are received lie in the cache of the processor that reads them, as far as they fit. What it costs
+//! to bring them to another one is in `latency` and `throughput`.
 
 mod stand;
 
@@ -10,15 +10,22 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lapwing::layout::Header;
-use lapwing::{Join, Poll, Subscriber, View};
+use lapwing::{Join, Poll, Publisher, Subscriber, View};
 use stand::Stand;
 
-const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
+const SIZES: [usize; 6] = [8, 64, 1 << 10, 64 << 10, 1 << 20, 4 << 20];
 /// Messages of a burst: the ring holds as many of any size here.
-const BURST: u64 = 8;
+const BURST: u64 = 16;
+/// Bytes and messages of a batch, at most.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH: usize = 1000;
 
-fn new_stand() -> Stand {
-    Stand::new("ring", |options| options.listen.clear())
+/// A ring that takes two bursts of messages of `size` bytes.
+fn new_stand(size: usize) -> Stand {
+    Stand::new("ring", |options| {
+        options.listen.clear();
+        options.ring_bytes = (2 * BURST * size as u64).max(1 << 20);
+    })
 }
 
 fn subscribe(stand: &Stand) -> Subscriber {
@@ -27,67 +34,85 @@ fn subscribe(stand: &Stand) -> Subscriber {
     Subscriber::attach(memory.id, incarnation, None, Join::New).expect("our own segment")
 }
 
+/// A way to publish messages with that payload.
+type Publish = fn(&mut Publisher, &[u8]);
+
+fn single(publisher: &mut Publisher, payload: &[u8]) {
+    publisher.publish(payload).expect("short enough");
+}
+
+/// As who makes the message up while it is written.
+fn loan(publisher: &mut Publisher, payload: &[u8]) {
+    let mut loan = publisher.loan(payload.len()).expect("short enough");
+    let words = payload.chunks_exact(8);
+    let words = words.map(|word| u64::from_ne_bytes(word.try_into().expect("8 bytes")));
+    loan.push_words(words).expect("there is room");
+    loan.commit();
+}
+
+/// Messages of `size` bytes in a batch.
+fn batch_len(size: usize) -> u64 {
+    (BATCH_BYTES / size).clamp(BURST as usize, BATCH) as u64
+}
+
+fn batch(publisher: &mut Publisher, payload: &[u8]) {
+    let mut batch = publisher.batch();
+    for tag in 0..batch_len(payload.len()) {
+        batch.push(tag, payload).expect("short enough");
+    }
+}
+
+/// Checks that `publish` publishes `count` messages, and that they arrive.
+fn check(stand: &mut Stand, payload: &[u8], count: u64, publish: Publish) {
+    let mut subscriber = subscribe(stand);
+    let before = stand.server.publisher().next_sequence();
+    publish(stand.server.publisher(), payload);
+    assert_eq!(stand.server.publisher().next_sequence() - before, count);
+    subscriber.rejoin(Join::Latest(1));
+    let mut received = Vec::new();
+    assert!(matches!(subscriber.poll_into(&mut received), Poll::Message(_)) && received == payload);
+}
+
 fn publish(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish");
     for size in SIZES {
-        let mut stand = new_stand();
-        let payload = vec![0x5a; size];
-        let mut subscriber = subscribe(&stand);
-        let mut received = Vec::new();
-        stand.server.publisher().publish(&payload).expect("short enough");
-        assert!(matches!(subscriber.poll_into(&mut received), Poll::Message(_)) && received == payload);
-        drop(subscriber);
-
-        group.throughput(Throughput::Bytes(size as u64));
-        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            bencher.iter(|| {
-                stand
-                    .server
-                    .publisher()
-                    .publish(black_box(&payload))
-                    .expect("short enough")
+        let mut stand = new_stand(size);
+        let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
+        let ways: [(_, _, Publish); 3] = [
+            ("single", 1, single),
+            ("loan", 1, loan),
+            ("batch", batch_len(size), batch),
+        ];
+        for (name, count, publish) in ways {
+            check(&mut stand, &payload, count, publish);
+            group.throughput(Throughput::ElementsAndBytes {
+                elements: count,
+                bytes: count * size as u64,
             });
-            assert!(stand.server.publisher().next_sequence() >= 2);
-        });
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter(|| publish(stand.server.publisher(), black_box(&payload)));
+            });
+        }
     }
     group.finish();
 }
 
-fn publish_in_batches(criterion: &mut Criterion) {
-    const BATCH: u64 = 1000;
-    let mut stand = new_stand();
-    let mut group = criterion.benchmark_group("batch");
-    group.throughput(Throughput::Elements(BATCH));
-    group.bench_function("64", |bencher| {
-        let before = stand.server.publisher().next_sequence();
-        let payload = [0x5a; 64];
-        bencher.iter(|| {
-            let mut batch = stand.server.publisher().batch();
-            for tag in 0..BATCH {
-                batch.push(tag, black_box(&payload)).expect("short enough");
-            }
-        });
-        let published = stand.server.publisher().next_sequence() - before;
-        assert!(published > 0 && published.is_multiple_of(BATCH));
-    });
-    group.finish();
-}
-
-/// Times `receive` alone, on bursts of messages of `size` bytes. It returns a number that proves that it has looked.
-fn receiving(bencher: &mut criterion::Bencher<'_>, size: usize, mut receive: impl FnMut(&mut Subscriber) -> u64) {
-    let mut stand = new_stand();
-    let mut subscriber = subscribe(&stand);
-    let payload = 3_u64.to_ne_bytes().repeat(size / 8);
+/// Times `receive` alone, on the messages that are there, again and again, since publishing takes longer. It returns the
+/// sum of all words, each of them 3, as far as it looks, which proves that it has looked.
+fn receiving(
+    bencher: &mut criterion::Bencher<'_>,
+    subscriber: &mut Subscriber,
+    size: usize,
+    mut receive: impl FnMut(&mut Subscriber) -> u64,
+) {
     bencher.iter_custom(|iterations| {
         let mut took = Duration::ZERO;
         let mut left = iterations;
         while left > 0 {
             let burst = left.min(BURST);
-            for _ in 0..burst {
-                stand.server.publisher().publish(&payload).expect("short enough");
-            }
+            subscriber.rejoin(Join::Sequence(0));
             let start = Instant::now();
-            let sum: u64 = (0..burst).map(|_| receive(&mut subscriber)).sum();
+            let sum: u64 = (0..burst).map(|_| receive(subscriber)).sum();
             took += start.elapsed();
             assert_eq!(sum, 3 * burst * (size as u64 / 8), "lost or misread");
             left -= burst;
@@ -96,34 +121,58 @@ fn receiving(bencher: &mut criterion::Bencher<'_>, size: usize, mut receive: imp
     });
 }
 
+/// The sum of all words.
 fn sum(view: View<'_>) -> u64 {
     view.words().iter().sum()
+}
+
+/// The same by the first word alone.
+fn sum_by_first(view: View<'_>) -> u64 {
+    view.words().load(0) * view.words().len() as u64
+}
+
+fn in_place(read: impl Fn(View<'_>) -> u64) -> impl Fn(&mut Subscriber) -> u64 {
+    move |subscriber| match subscriber.poll(&read) {
+        Poll::Message(message) => message.value,
+        _ => 0,
+    }
 }
 
 fn receive(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("receive");
     for size in SIZES {
+        let mut stand = new_stand(size);
+        let mut subscriber = subscribe(&stand);
+        for _ in 0..BURST {
+            let payload = 3_u64.to_ne_bytes().repeat(size / 8);
+            stand.server.publisher().publish(&payload).expect("short enough");
+        }
+        let id = |what| BenchmarkId::new(what, size);
         group.throughput(Throughput::Bytes(size as u64));
-        group.bench_function(BenchmarkId::new("in place", size), |bencher| {
-            receiving(bencher, size, |subscriber| match subscriber.poll(sum) {
-                Poll::Message(message) => message.value,
-                _ => 0,
+        group.bench_function(id("every byte"), |bencher| {
+            receiving(bencher, &mut subscriber, size, in_place(sum));
+        });
+        let mut copy = Vec::with_capacity(size);
+        group.bench_function(id("copy"), |bencher| {
+            receiving(bencher, &mut subscriber, size, |subscriber| {
+                match subscriber.poll_into(&mut copy) {
+                    // All words are the same: the last one stands for them.
+                    Poll::Message(_) => u64::from(copy[size - 8]) * (size as u64 / 8),
+                    _ => 0,
+                }
             });
         });
-        group.bench_function(BenchmarkId::new("copy", size), |bencher| {
-            let mut copy = Vec::with_capacity(size);
-            receiving(bencher, size, |subscriber| match subscriber.poll_into(&mut copy) {
-                // All words are the same: the last one stands for them.
-                Poll::Message(_) => u64::from(copy[size - 8]) * (size as u64 / 8),
-                _ => 0,
-            });
+        // No bytes a second: what is not looked at is not read.
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(id("first word"), |bencher| {
+            receiving(bencher, &mut subscriber, size, in_place(sum_by_first));
         });
     }
     group.finish();
 }
 
 fn poll_nothing(criterion: &mut Criterion) {
-    let stand = new_stand();
+    let stand = new_stand(8);
     let mut subscriber = subscribe(&stand);
     criterion.bench_function("poll/empty", |bencher| {
         bencher.iter(|| assert!(matches!(subscriber.poll(|_| ()), Poll::Empty)));
@@ -131,7 +180,7 @@ fn poll_nothing(criterion: &mut Criterion) {
 }
 
 fn parse_header(criterion: &mut Criterion) {
-    let stand = new_stand();
+    let stand = new_stand(8);
     let subscriber = subscribe(&stand);
     let mut bytes = [0; size_of::<Header>()];
     subscriber.segment().words().copy_to(&mut bytes);
@@ -144,9 +193,14 @@ fn parse_header(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    // Short, because they are many.
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .sample_size(50)
+        .nresamples(10_000)
+        .configure_from_args();
     publish(&mut criterion);
-    publish_in_batches(&mut criterion);
     receive(&mut criterion);
     poll_nothing(&mut criterion);
     parse_header(&mut criterion);
