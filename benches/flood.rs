@@ -1,5 +1,4 @@
-//! What an attack on the socket costs: the publisher, a healthy follower over TCP, the heartbeat, and memory for each
-//! connection.
+//! What an attack on the socket costs: the publisher, a healthy follower over TCP, and the heartbeat.
 //! `cargo bench --bench flood` compares windows with and without the whole attack in turns; with `--test` each but once
 //! and small, to see that it works.
 //!
@@ -9,26 +8,30 @@
 #[path = "../tests/floods/attack.rs"]
 #[allow(dead_code, reason = "the tests want to know what became of the peers")]
 mod attack;
+#[path = "stand/cpu_time.rs"]
+mod cpu_time;
+#[path = "stand/extent.rs"]
+mod extent;
+#[path = "stand/peer.rs"]
+mod peer;
+#[path = "stand/placement.rs"]
+#[allow(dead_code, reason = "it is the server that is compared, wherever it runs")]
+mod placement;
 mod stand;
 
-use std::env;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use attack::{Churn, Crowd, Kind, Wrong};
 use lapwing::{Incarnation, Join, Poll, RemoteSubscriber, Segment, Server, Subscriber};
+use peer::{PATIENCE, Peer, this_program};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 use stand::Stand;
 
-/// Says to a second process of this bench whom to attack.
-const ADDRESS: &str = "LAPWING_BENCH_ADDRESS";
-/// And with what: pairs like `Idle=5000`.
-const KINDS: &str = "LAPWING_BENCH_PEERS";
-const PATIENCE: Duration = Duration::from_secs(30);
+const SERVER: &str = "flood";
 /// Fewer than the ring retains.
 const BURST: u64 = 500;
 const PAYLOAD: [u8; 64] = [0x5a; 64];
@@ -36,66 +39,39 @@ const PAYLOAD: [u8; 64] = [0x5a; 64];
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
-    pairs: usize,
     window: Duration,
     /// Peers of the whole attack are divided by this.
     divisor: usize,
-    /// How many connections the memory is measured with, idle and following.
-    connections: [usize; 2],
+    /// How many connections a burst goes to.
+    crowds: [usize; 2],
 }
 
 const WHOLE: Extent = Extent {
-    pairs: 10,
     window: Duration::from_secs(1),
     divisor: 1,
-    connections: [5_000, 1_000],
+    crowds: [1_000, 5_000],
 };
 const ONCE: Extent = Extent {
-    pairs: 1,
     window: Duration::from_millis(50),
     divisor: 50,
-    connections: [100, 20],
+    crowds: [20, 100],
 };
 
-/// The attack, in a process of its own; it ends with this.
-struct Attack {
-    child: Child,
-    _output: BufReader<ChildStdout>,
+/// Starts an attack on the server of `stand`, and waits until all of its peers are connected. It ends when it is dropped.
+fn attacked(stand: &Stand, peers: &str) -> Peer {
+    let mut command = Command::new("nice");
+    let program = this_program();
+    command
+        .args(["-n", "19"])
+        .arg(program.get_program())
+        .stdin(Stdio::piped());
+    Peer::of(command, stand.directory(), peers)
 }
 
-impl Attack {
-    /// Starts it, and waits until all of its peers are connected.
-    fn start(server: &Server, peers: &str) -> Self {
-        let mut child = Command::new("nice")
-            .args(["-n", "19"])
-            .arg(env::current_exe().expect("a program knows itself"))
-            .env(ADDRESS, server.addresses()[0].to_string())
-            .env(KINDS, peers)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this program starts once more");
-        let mut output = BufReader::new(child.stdout.take().expect("a pipe was asked for"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("a pipe can be read");
-        assert_eq!(line, "ready\n", "the attack did not begin");
-        Self { child, _output: output }
-    }
-
-    /// Ends it, and waits until `server` has only `connections` left.
-    fn end(mut self, server: &Server, connections: u64) {
-        self.child.kill().expect("a child can be killed");
-        self.child.wait().expect("and waited for");
-        wait_for(server, connections);
-    }
-}
-
-impl Drop for Attack {
-    fn drop(&mut self) {
-        // Most often it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Ends it, and waits until `server` has only `connections` left.
+fn end(attack: Peer, server: &Server, connections: u64) {
+    drop(attack);
+    wait_for(server, connections);
 }
 
 fn wait_for(server: &Server, connections: u64) {
@@ -107,7 +83,8 @@ fn wait_for(server: &Server, connections: u64) {
 }
 
 /// The attackers' process: connects all, says so, and goes on until it is killed or forgotten.
-fn attack(address: SocketAddr, peers: &str) {
+fn attack(directory: &Path, peers: &str) {
+    let address = peer::find(directory, SERVER).info.socket.expect("a socket").addresses[0];
     let mut kinds = Vec::new();
     let mut churns = false;
     for (name, count) in peers.split(',').filter_map(|pair| pair.split_once('=')) {
@@ -141,24 +118,15 @@ struct Seen {
 
 /// Does `work`, which tells how many messages it was, until the window is over.
 fn watch(window: Duration, mut work: impl FnMut() -> u64) -> Seen {
-    let (start, cpu, mut messages) = (Instant::now(), thread_cpu(), 0);
+    let (start, cpu, mut messages) = (Instant::now(), cpu_time::of_thread(), 0);
     while start.elapsed() < window {
         messages += work();
     }
-    let cpu = thread_cpu().saturating_sub(cpu);
+    let cpu = cpu_time::of_thread().saturating_sub(cpu);
     Seen {
         per_second: messages as f64 / start.elapsed().as_secs_f64(),
         cpu_ns: cpu.as_nanos() as f64 / messages as f64,
     }
-}
-
-fn thread_cpu() -> Duration {
-    clock(ClockId::ThreadCPUTime)
-}
-
-fn clock(id: ClockId) -> Duration {
-    let time = clock_gettime(id);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {
@@ -197,11 +165,11 @@ fn compare(what: &str, extent: Extent, connections: u64, stand: &mut Stand, wind
         share(5_000)
     );
     let mut pairs = Vec::new();
-    for _ in 0..extent.pairs {
+    for _ in 0..extent::rounds(8) {
         let without = window(stand);
-        let attack = Attack::start(&stand.server, &peers);
+        let attack = attacked(stand, &peers);
         let with = window(stand);
-        attack.end(&stand.server, connections);
+        end(attack, &stand.server, connections);
         pairs.push([without, with]);
     }
     tell(what, &pairs);
@@ -213,7 +181,7 @@ fn join(server: &Server) -> RemoteSubscriber {
 }
 
 fn new_stand() -> Stand {
-    Stand::new("flood", |options| options.ring_bytes = 16 << 20)
+    Stand::new(SERVER, |options| options.ring_bytes = 16 << 20)
 }
 
 /// The publisher as fast as it can, with a follower over each transport.
@@ -274,48 +242,12 @@ fn burst(server: &mut Server, remote: &mut RemoteSubscriber) -> u64 {
     BURST
 }
 
-fn resident_kib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("a process sees itself");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    number.expect("it has memory").parse().expect("a number")
-}
-
-/// What `count` connections cost the server in memory and, while nothing or a hundred messages of 1 KiB a second is
-/// published, in CPU time.
-fn connections(peers: &str, count: usize, publishes: bool, window: Duration) {
-    let mut stand = new_stand();
-    // All pages of the ring, and the first buffers, are there.
-    drop(join(&stand.server));
-    wait_for(&stand.server, 0);
-    let before = resident_kib();
-    let attack = Attack::start(&stand.server, &format!("{peers}={count}"));
-    wait_for(&stand.server, count as u64);
-    let (start, cpu) = (Instant::now(), clock(ClockId::ProcessCPUTime));
-    let mut most: f64 = 0.0;
-    while start.elapsed() < window {
-        if publishes {
-            stand.server.publisher().publish(&[0x5a; 1024]).expect("short enough");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-        most = most.max(resident_kib());
-    }
-    let cpu = (clock(ClockId::ProcessCPUTime) - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
-    println!(
-        "{count} {peers}: {:.2} KiB each, {:.2} % of a CPU",
-        (most - before) / count as f64,
-        100.0 * cpu
-    );
-    wait_for(&stand.server, count as u64);
-    attack.end(&stand.server, 0);
-}
-
 /// How long the heartbeat stands still at most while a burst of a megabyte goes to `count` followers.
 fn standstill(count: usize, window: Duration) {
     let mut stand = new_stand();
     let id = stand.server.info().shared_memory.as_ref().expect("a segment").id;
     let segment = Segment::attach(id).expect("our own segment");
-    let attack = Attack::start(&stand.server, &format!("followers={count}"));
+    let attack = attacked(&stand, &format!("followers={count}"));
     wait_for(&stand.server, count as u64);
     let (start, mut longest) = (Instant::now(), Duration::ZERO);
     let (mut heartbeat, mut since) = (segment.heartbeat(), start);
@@ -332,38 +264,20 @@ fn standstill(count: usize, window: Duration) {
         }
     }
     println!("a megabyte for {count} followers: the heartbeat stands still for {longest:.0?} at most");
-    attack.end(&stand.server, 0);
+    end(attack, &stand.server, 0);
 }
 
 fn main() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("up to the hard limit");
-    if let Some((address, peers)) = env::var(ADDRESS).ok().zip(env::var(KINDS).ok()) {
-        return attack(address.parse().expect("an address"), &peers);
+    if let Some((directory, peers)) = peer::role() {
+        return attack(&directory, &peers);
     }
-    // As with criterion: whatever is not `cargo bench` only wants to see that it works.
-    let mut extent = ONCE;
-    let mut arguments = env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--bench" => extent = WHOLE,
-            "--test" => {
-                extent = ONCE;
-                break;
-            }
-            "--connections" => {
-                let count = arguments.next().and_then(|count| count.parse().ok());
-                return connections("idle", count.expect("a number"), false, 10 * extent.window);
-            }
-            _ => {}
-        }
-    }
+    let extent = if extent::is_whole() { WHOLE } else { ONCE };
     publisher(extent);
     follower(extent);
-    let [idle, followers] = extent.connections;
-    connections("idle", idle, false, 5 * extent.window);
-    connections("followers", followers, true, 5 * extent.window);
-    standstill(followers, 3 * extent.window);
-    standstill(idle, 3 * extent.window);
+    for crowd in extent.crowds {
+        standstill(crowd, 3 * extent.window);
+    }
 }

@@ -9,9 +9,18 @@
 //!   publish    (nobody is attached)
 //! ```
 //!
-//! All take turns, so that what else the machine does meets all of them. `cargo bench --bench wake -- --idle 60` measures
-//! what a server and a follower cost that have nothing to do for so many seconds.
+//! Who wakes is pinned to one processor, and who sleeps to another. All take turns, so that what else the machine does
+//! meets all of them. `cargo bench --bench wake -- --idle 60` measures what a server and a follower cost that have nothing
+//! to do for so many seconds.
 
+#[path = "stand/distribution.rs"]
+mod distribution;
+#[path = "stand/extent.rs"]
+mod extent;
+#[path = "stand/peer.rs"]
+mod peer;
+#[path = "stand/placement.rs"]
+mod placement;
 mod stand;
 
 use std::fs::{self, File};
@@ -22,14 +31,15 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lapwing::discovery::{self, Trust};
+use distribution::{Quantiles, TITLE, new_histogram};
 use lapwing::{Join, Notified, Poll, Subscriber, WaitStrategy};
+use peer::{PATIENCE, Peer, this_program};
+use placement::{Windows, pin};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::time::{ClockId, clock_gettime};
 use stand::Stand;
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for everybody to be asleep again.
 const PAUSE: Duration = Duration::from_micros(500);
 const NAMES: [&str; 5] = [
@@ -39,8 +49,6 @@ const NAMES: [&str; 5] = [
     "pipe",
     "lapwing, nobody there",
 ];
-const DIRECTORY: &str = "LAPWING_WAKE_DIRECTORY";
-const ROUNDS: &str = "LAPWING_WAKE_ROUNDS";
 
 /// Nanoseconds on the clock that both processes share.
 fn now_ns() -> u64 {
@@ -48,19 +56,8 @@ fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The value below which `share` of the sorted ones lie, in microseconds.
-fn quantile(sorted: &[u64], share: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * share) as usize] as f64 / 1000.0
-}
-
-fn describe(mut times: Vec<u64>) -> String {
-    times.sort_unstable();
-    format!("{:8.2} {:8.2}", quantile(&times, 0.5), quantile(&times, 0.99))
-}
-
 fn open(directory: &Path, name: &str) -> Subscriber {
-    let found = discovery::read(&directory.join(name).with_extension("toml"), &Trust::default()).expect("an info file");
-    Subscriber::open(&found, Join::Oldest)
+    Subscriber::open(&peer::find(directory, name), Join::Oldest)
         .expect("its segment")
         .with_strategy(WaitStrategy::Block)
 }
@@ -98,6 +95,8 @@ fn read(mut source: File, rounds: usize) -> Vec<u64> {
 
 /// The peer: a thread for each way, and when each of them got what.
 fn sleep_and_wake(directory: &Path, rounds: usize) {
+    let _pinned = pin(1);
+    println!("ready");
     let pipe = File::open(directory.join("pipe")).expect("a pipe");
     let event = File::from(std::io::stdin().as_fd().try_clone_to_owned().expect("an eventfd"));
     let results = thread::scope(|scope| {
@@ -114,44 +113,41 @@ fn sleep_and_wake(directory: &Path, rounds: usize) {
     }
 }
 
-/// A process that is killed when this is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Most often it has not ended, and either way there is nobody to tell.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The peer with an eventfd as its input, and our end of the pipe.
-fn start(directory: &Path, event: &OwnedFd, rounds: usize) -> (Running, File) {
+fn start(directory: &Path, event: &OwnedFd, rounds: usize) -> (Peer, File) {
     let pipe = directory.join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-    let child = Command::new(std::env::current_exe().expect("a program knows itself"))
-        .env(DIRECTORY, directory)
-        .env(ROUNDS, rounds.to_string())
-        .stdin(event.try_clone().expect("a descriptor"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("this program starts once more");
-    (
-        Running(child),
-        File::options().write(true).open(pipe).expect("the peer opens it"),
-    )
+    let mut command = this_program();
+    command.stdin(event.try_clone().expect("a descriptor"));
+    let peer = Peer::of(command, directory, &rounds.to_string());
+    let pipe = File::options().write(true).open(pipe).expect("the peer opens it");
+    (peer, pipe)
 }
 
-fn wake(rounds: usize) {
-    let home = tempfile::tempdir().expect("a temporary directory");
+/// What was seen of one way in one window: what the sender paid, and when the sleeper ran unless there is none.
+struct Seen {
+    sender: Quantiles,
+    sleeper: Option<Quantiles>,
+}
+
+fn quantiles(times: impl Iterator<Item = u64>) -> Quantiles {
+    let mut histogram = new_histogram();
+    times.for_each(|ns| histogram.saturating_record(ns));
+    Quantiles::of(&histogram)
+}
+
+/// When each message was sent in each way, and how long that took.
+type Sent = [Vec<[u64; 2]>; NAMES.len()];
+
+fn send(home: &Path, rounds: usize) -> (Peer, Sent) {
     let stands = ["plain", "notified", "nobody"].map(|name| {
         Stand::new(name, |options| {
-            options.info_dir = home.path().to_owned();
+            options.info_dir = home.to_owned();
             options.listen.clear();
         })
     });
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).expect("an eventfd");
-    let (peer, mut pipe) = start(home.path(), &event, rounds);
+    let (peer, mut pipe) = start(home, &event, rounds);
     let [mut plain, mut notified, mut nobody] = stands;
     for stand in [&plain, &notified] {
         while stand.server.stats().readers == 0 {
@@ -159,11 +155,11 @@ fn wake(rounds: usize) {
         }
     }
     // The servers count their readers now and then.
-    thread::sleep(Duration::from_millis(300));
-
-    let (mut sent, mut costs): ([Vec<u64>; 5], [Vec<u64>; 5]) = Default::default();
+    thread::sleep(Duration::from_millis(100));
+    let _pinned = pin(0);
+    let mut sent = Sent::default();
     for _ in 0..rounds {
-        for way in 0..NAMES.len() {
+        for (way, sent) in sent.iter_mut().enumerate() {
             thread::sleep(PAUSE);
             let start = now_ns();
             match way {
@@ -173,34 +169,65 @@ fn wake(rounds: usize) {
                 3 => drop(pipe.write(&[0; 8]).expect("room")),
                 _ => drop(nobody.server.publisher().publish(&[0; 8]).expect("short enough")),
             }
-            costs[way].push(now_ns() - start);
-            sent[way].push(start);
+            sent.push([start, now_ns() - start]);
         }
     }
-    let output = finish(peer);
-    let mut arrived = output.lines();
-    println!("us, {rounds} rounds            sender p50      p99   sleeper p50      p99");
-    for ((name, costs), sent) in NAMES.iter().zip(costs).zip(sent) {
-        let woken = arrived.next().map_or(String::new(), |line| {
-            let arrived: Vec<u64> = line.split(' ').map(|time| time.parse().expect("a time")).collect();
-            assert_eq!(arrived.len(), rounds, "{name}: not everything arrived");
-            assert!(
-                arrived.iter().zip(&sent).all(|(at, sent)| at > sent),
-                "{name}: there before it was sent"
+    (peer, sent)
+}
+
+/// One window of all ways, which take turns.
+fn wake(rounds: usize) -> [Seen; NAMES.len()] {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let (mut peer, sent) = send(home.path(), rounds);
+    let seen = sent.map(|sent| {
+        let starts = || sent.iter().map(|[start, _]| *start);
+        let sender = quantiles(sent.iter().map(|[_, cost]| *cost));
+        let line = peer.hear();
+        if line.is_empty() {
+            let sleeper = None;
+            return Seen { sender, sleeper };
+        }
+        let arrived: Vec<u64> = line.split(' ').map(|time| time.parse().expect("a time")).collect();
+        assert_eq!(arrived.len(), rounds, "not everything arrived");
+        assert!(
+            arrived.iter().zip(starts()).all(|(&at, start)| at > start),
+            "there before it was sent"
+        );
+        let sleeper = Some(quantiles(arrived.iter().zip(starts()).map(|(at, start)| at - start)));
+        Seen { sender, sleeper }
+    });
+    peer.finish();
+    seen
+}
+
+fn tables(windows: &mut Windows<[Seen; NAMES.len()]>) {
+    println!("waking who sleeps, us      {TITLE}   a line's round trip, windows that count");
+    for (way, name) in NAMES.iter().enumerate() {
+        windows.tell(
+            &format!("{name:22} sender "),
+            |seen| seen[way].sender.0[0] as f64,
+            |seen, _| seen[way].sender.describe(),
+        );
+        if way + 1 < NAMES.len() {
+            let sleeper = |seen: &[Seen; NAMES.len()]| seen[way].sleeper.expect("it sleeps");
+            windows.tell(
+                &format!("{name:22} sleeper"),
+                |seen| sleeper(seen).0[0] as f64,
+                |seen, _| sleeper(seen).describe(),
             );
-            describe(arrived.iter().zip(sent).map(|(at, sent)| at - sent).collect())
-        });
-        println!("{name:24} {}    {woken}", describe(costs));
+        }
     }
 }
 
-/// All that the peer said, once it has ended well.
-fn finish(mut peer: Running) -> String {
-    let mut text = String::new();
-    let mut output = peer.0.stdout.take().expect("a pipe was asked for");
-    output.read_to_string(&mut text).expect("text");
-    assert!(peer.0.wait().expect("a child").success(), "the peer failed");
-    text
+/// A process that is killed when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Most often it has not ended, and either way there is nobody to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Nanoseconds that all threads of a process have run.
@@ -250,15 +277,15 @@ fn idle(time: Duration) {
 }
 
 fn main() {
-    if let Some(directory) = std::env::var_os(DIRECTORY) {
-        let rounds = std::env::var(ROUNDS).ok().and_then(|rounds| rounds.parse().ok());
-        return sleep_and_wake(directory.as_ref(), rounds.expect("a number of rounds"));
+    if let Some((directory, rounds)) = peer::role() {
+        return sleep_and_wake(&directory, rounds.parse().expect("a number of rounds"));
     }
-    let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == "--idle") {
-        let seconds = arguments.get(at + 1).and_then(|seconds| seconds.parse().ok());
-        return idle(Duration::from_secs(seconds.expect("--idle takes a number of seconds")));
+    if let Some(seconds) = extent::number("--idle") {
+        return idle(Duration::from_secs(seconds as u64));
     }
-    let is_test = arguments.iter().any(|argument| argument == "--test");
-    wake(if is_test { 5 } else { 2000 });
+    let mut windows = Windows::new();
+    for _ in 0..extent::rounds(5) {
+        windows.take(|_| wake(if extent::is_whole() { 1000 } else { 5 }));
+    }
+    tables(&mut windows);
 }

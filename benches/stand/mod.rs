@@ -1,5 +1,7 @@
 //! What every bench stands on: a server of its own in a directory of its own.
 
+use std::path::Path;
+
 use lapwing::{Server, ServerOptions, StartError};
 use tempfile::TempDir;
 
@@ -7,7 +9,7 @@ use tempfile::TempDir;
 pub struct Stand {
     /// First, so that it is dropped before its directory.
     pub server: Server,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Stand {
@@ -25,7 +27,13 @@ impl Stand {
         change(&mut options);
         Ok(Self {
             server: Server::start(options)?,
-            _directory: directory,
+            directory,
         })
+    }
+
+    /// Where the server announces itself, unless it was told another place.
+    #[allow(dead_code, reason = "for those who start a second process")]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
