@@ -13,6 +13,10 @@ pub enum Way {
     Block,
     /// TCP.
     Socket,
+    /// Shared memory, and the server overwrites nothing that was not read; sleeping soon.
+    Lossless,
+    /// TCP, and the server overwrites nothing that was not acknowledged.
+    Acknowledged,
 }
 
 /// What a reader does, or what is done to it.
@@ -40,8 +44,10 @@ const fn class(way: Way, habit: Habit) -> Class {
 }
 
 /// Readers are of each in turn.
-pub const CLASSES: [Class; 10] = [
+pub const CLASSES: [Class; 14] = [
     class(Way::Adaptive, Habit::Eager),
+    class(Way::Lossless, Habit::Eager),
+    class(Way::Acknowledged, Habit::Eager),
     class(Way::Socket, Habit::Eager),
     class(Way::Block, Habit::Slow),
     class(Way::Adaptive, Habit::Frozen),
@@ -51,6 +57,8 @@ pub const CLASSES: [Class; 10] = [
     class(Way::Socket, Habit::Mortal),
     class(Way::Block, Habit::Eager),
     class(Way::Block, Habit::Frozen),
+    class(Way::Lossless, Habit::Mortal),
+    class(Way::Acknowledged, Habit::Frozen),
 ];
 
 impl Class {
@@ -61,22 +69,24 @@ impl Class {
 
     pub const fn transport(self) -> TransportChoice {
         match self.way {
-            Way::Adaptive | Way::Block => TransportChoice::SharedMemory,
-            Way::Socket => TransportChoice::Socket,
+            Way::Adaptive | Way::Block | Way::Lossless => TransportChoice::SharedMemory,
+            Way::Socket | Way::Acknowledged => TransportChoice::Socket,
         }
     }
 
     pub const fn strategy(self) -> WaitStrategy {
         match self.way {
-            Way::Adaptive | Way::Socket => WaitStrategy::Adaptive,
-            Way::Block => WaitStrategy::Block,
+            Way::Adaptive | Way::Socket | Way::Acknowledged => WaitStrategy::Adaptive,
+            Way::Block | Way::Lossless => WaitStrategy::Block,
         }
     }
 
-    /// Whether a reader of this class may be overtaken. One that may not has failed when it tells of a gap.
+    /// Whether a reader of this class may be overtaken. One that may not has failed when it tells of a gap, unless all of
+    /// that was published before it had attached.
     pub const fn may_miss(self) -> bool {
         match self.way {
             Way::Adaptive | Way::Block | Way::Socket => true,
+            Way::Lossless | Way::Acknowledged => false,
         }
     }
 }

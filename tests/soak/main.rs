@@ -33,8 +33,8 @@ const SERVER: &str = "soak";
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// Reading processes; ten are one of every class.
-    #[arg(long, default_value_t = 10)]
+    /// Reading processes; by default one of every class.
+    #[arg(long, default_value_t = class::CLASSES.len())]
     readers: usize,
     /// How long to go on.
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = cli::duration)]

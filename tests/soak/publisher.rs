@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lapwing::{PublishError, Publisher, Server, ServerOptions};
+use lapwing::{LosslessOffer, LosslessPolicy, PublishError, Publisher, Server, ServerOptions};
 
 use crate::SERVER;
 use crate::account::Report;
 use crate::member::{self, Curtain, say};
 use crate::payload::{LONGEST, Stream, mix};
 use crate::sabotage::Sabotage;
+
+/// More lossless readers than there can be on a machine.
+const MOST_LOSSLESS: usize = 10_000;
 
 pub fn run(directory: &Path, ring_bytes: u64, rate: u64, patience: Duration, sabotage: Option<Sabotage>) -> ExitCode {
     let curtain = Curtain::new();
@@ -30,6 +33,13 @@ fn publish(
     options.info_dir = directory.to_owned();
     options.ring_bytes = ring_bytes;
     options.max_message_bytes = Some(ring_bytes.min(LONGEST as u64));
+    options.lossless = Some(LosslessOffer {
+        policy: match sabotage {
+            Some(Sabotage::Evict) => LosslessPolicy::Evict(Duration::ZERO),
+            _ => LosslessPolicy::Block,
+        },
+        max_subscribers: MOST_LOSSLESS,
+    });
     let before = member::descriptors();
     let mut server = Server::start(options).map_err(|error| format!("start: {error}"))?;
     let incarnation = server.info().incarnation;

@@ -40,6 +40,8 @@ struct Reader {
     sabotage: Option<Sabotage>,
     /// The life that is being read, and how its messages look.
     account: Option<(Incarnation, Account, Stream)>,
+    /// What was published when it had attached: before that a lossless reader may find that something is gone already.
+    attached_at: u64,
     payload: Vec<u8>,
     spare: Vec<u8>,
     /// What a saboteur does not give back.
@@ -54,6 +56,7 @@ impl Reader {
             messages_a_second: rate * SLOW_PERCENT / 100,
             sabotage,
             account: None,
+            attached_at: 0,
             payload: Vec::new(),
             spare: Vec::new(),
             kept: (Vec::new(), Vec::new(), Vec::new()),
@@ -65,6 +68,7 @@ impl Reader {
         options.from = join;
         options.transport = self.class.transport();
         options.strategy = self.class.strategy();
+        options.lossless = !self.class.may_miss();
         // Nobody is in a hurry: on a machine with other work a server may take long to answer.
         options.connect_timeout = CONNECT_TIMEOUT;
         let mut follower = Follower::new(&self.path, options);
@@ -85,6 +89,8 @@ impl Reader {
                 // Found again, over the same transport: the account goes on.
                 Event::Detached { died: false, .. } => {}
                 Event::Detached { reason, .. } => return Err(format!("server: {reason}")),
+                Event::Evicted { cursor } => return Err(format!("lost: evicted at {cursor}")),
+                Event::Refused { reason, .. } => return Err(format!("refused: {reason}")),
                 _ => {}
             }
             if Instant::now() >= next_say {
@@ -113,9 +119,15 @@ impl Reader {
     }
 
     fn attach(&mut self, incarnation: Incarnation, cursor: u64) -> Result<(), String> {
+        let head = self.head();
         match &mut self.account {
-            Some((known, account, _)) if *known == incarnation => account.resume(cursor),
+            Some((known, account, _)) if *known == incarnation => {
+                // A server that is about to leave may be nowhere to be found any more.
+                self.attached_at = head.unwrap_or(u64::MAX);
+                account.resume(cursor)
+            }
             _ => {
+                self.attached_at = head?;
                 // What was left before its end must add up as well.
                 self.say();
                 let account = Account::open(incarnation, cursor);
@@ -124,6 +136,13 @@ impl Reader {
                 Ok(())
             }
         }
+    }
+
+    /// The sequence that the server uses next.
+    fn head(&self) -> Result<u64, String> {
+        let found = discovery::read(&self.path, &Trust::default()).map_err(|error| format!("server: {error}"))?;
+        let subscriber = Subscriber::open(&found, Join::New).map_err(|error| format!("server: {error}"))?;
+        Ok(subscriber.cursor())
     }
 
     fn take(&mut self, sequence: u64, tag: u64, payload: &[u8]) -> Result<(), String> {
@@ -159,7 +178,7 @@ impl Reader {
     }
 
     fn miss(&mut self, first: u64, missed: u64) -> Result<(), String> {
-        if !self.class.may_miss() {
+        if !self.class.may_miss() && first + missed > self.attached_at {
             return Err(format!("lost: {missed} messages from {first} on"));
         }
         let (account, _) = self.open_account()?;

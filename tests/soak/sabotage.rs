@@ -9,6 +9,8 @@ pub enum Sabotage {
     Corrupt,
     /// The publisher claims one message more than it published.
     Claim,
+    /// The publisher does not wait for those who claim what they have not read.
+    Evict,
     /// A reader takes one message in a thousand and does not count it.
     Uncounted,
     /// A reader overlooks one message in a thousand.

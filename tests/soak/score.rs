@@ -97,13 +97,13 @@ impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<16} {:>8} {:>13} {:>5} {:>16} {:>13} {:>9} {:>7}",
+            "{:<19} {:>8} {:>13} {:>5} {:>16} {:>13} {:>9} {:>7}",
             "class", "accounts", "received", "torn", "bytes", "missed", "gaps", "resumed"
         )?;
         for (class, total) in CLASSES.iter().zip(&self.totals) {
             writeln!(
                 f,
-                "{:<16} {:>8} {:>13} {:>5} {:>16} {:>13} {:>9} {:>7}",
+                "{:<19} {:>8} {:>13} {:>5} {:>16} {:>13} {:>9} {:>7}",
                 format!("{:?} {:?}", class.way, class.habit).to_lowercase(),
                 total.accounts,
                 total.received,
