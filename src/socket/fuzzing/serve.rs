@@ -252,6 +252,8 @@ struct Listener {
     /// Since the service made the claim, until the client is told that it has none.
     claimed: Option<Claimed>,
     first: u64,
+    /// The highest acknowledgement that the service heard of before anybody was evicted.
+    heard: u64,
     cursor: u64,
     messages: u64,
     missed: u64,
@@ -280,6 +282,7 @@ impl Peer {
                 wish: None,
                 claimed: None,
                 first: 0,
+                heard: 0,
                 cursor: 0,
                 messages: 0,
                 missed: 0,
@@ -379,6 +382,15 @@ impl Peer {
                 self.connection = None;
                 false
             }
+        }
+    }
+
+    /// The service hears what the client said.
+    fn heed(&mut self, host: &mut Host) {
+        self.turn(host, |connection, hub| connection.receive(hub).map(|()| false));
+        let is_heard = self.outbox.is_empty() && self.connection.as_ref().is_some_and(|connection| !connection.unread);
+        if is_heard && self.is_honest && host.hub.gate.status(host.hub.now).evicted == 0 {
+            self.listener.heard = self.acknowledged;
         }
     }
 
@@ -539,7 +551,7 @@ impl Listener {
             (ServerFrame::Evicted { next }, Awaits::Stream) => {
                 let policy = host.offer().map(|offer| offer.policy);
                 assert!(matches!(policy, Some(LosslessPolicy::Evict(_))));
-                assert!(self.claimed.take().is_some() && self.first <= *next && *next <= cursor);
+                assert!(self.claimed.take().is_some() && self.first.max(self.heard) <= *next && *next <= cursor);
                 Awaits::Stream
             }
             (ServerFrame::Heartbeat { head: told }, Awaits::Stream) => {
@@ -599,9 +611,7 @@ pub fn serve(orders: &[u8]) {
             }
             4..=6 => peer.speak(&mut orders),
             7 => peer.deliver(orders.byte().into()),
-            8 => {
-                peer.turn(&mut host, |connection, hub| connection.receive(hub).map(|()| false));
-            }
+            8 => peer.heed(&mut host),
             9 | 10 => {
                 peer.turn(&mut host, |connection, hub| {
                     connection.has_room();
