@@ -105,7 +105,7 @@ mod wakes;
 mod bell;
 
 #[cfg(not(loom))]
-#[expect(unsafe_code, reason = "the processor's counter has no safe wrapper")]
+#[cfg_attr(not(portable), expect(unsafe_code, reason = "the processor's counter has no safe wrapper"))]
 mod clock;
 
 #[cfg(not(loom))]

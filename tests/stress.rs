@@ -179,7 +179,7 @@ fn every_way_to_read_accounts_for_every_message() {
     let on_the_same = |strategy| Subscriber::on(Arc::clone(shared.segment()), Join::Oldest).with_strategy(strategy);
     let following = |transport| {
         let mut options = FollowOptions::default();
-        // One that comes late is told what it missed.
+        // It may begin when a part of the stream is gone already, which it is to be told.
         options.from = Join::Sequence(0);
         options.transport = transport;
         Follower::new(server.info_path(), options)

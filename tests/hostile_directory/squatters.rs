@@ -39,8 +39,9 @@ fn locks_of_readers_change_nothing_before_while_and_after_a_server_lives() {
 
     first.kill();
     let _after_it_died = squat_anew(&path);
-    follower.json_of("detached");
+    // Who looks once comes to an end whatever he believes.
     assert_eq!(state_of_the_only_server(directory), "dead");
+    follower.json_of("detached");
 
     let second = good_server(directory);
     let _on_the_next = squat(&path);

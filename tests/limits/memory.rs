@@ -10,6 +10,8 @@ use super::refused::{refused, run_behind, starts};
 /// Bytes of the segment of a ring of 64 MiB, with its slots.
 const SEGMENT_BYTES: u64 = 75_501_568;
 const RING: &str = "--ring-size 64M";
+/// Bytes that a server takes besides, as `src/limits.rs` counts them: page tables of the ring, and all else.
+const BESIDES_BYTES: u64 = SEGMENT_BYTES / 512 + (2 << 20);
 
 /// A memory cgroup of this test, removed with it.
 struct Cgroup {
@@ -86,6 +88,21 @@ fn memory_cgroup_smaller_than_the_ring_is_named_before_it_kills() {
     }
     // What fits is not refused.
     starts("", &cgroup.enter(), directory.path(), "");
+}
+
+/// A page less than what a server with this ring takes, were the cgroup empty: nobody is to start in there.
+#[test]
+fn memory_cgroup_with_room_for_the_ring_and_not_for_its_server_is_named() {
+    let Some(cgroup) = cgroup() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    cgroup.set_limit(SEGMENT_BYTES + BESIDES_BYTES - 4096);
+
+    let said = refused("", &cgroup.enter(), directory.path(), RING);
+
+    assert!(said.contains(&cgroup.limit_file()), "{said}");
+    // With what the shell takes, there is room for both.
+    cgroup.set_limit(SEGMENT_BYTES + 4 * BESIDES_BYTES);
+    starts("", &cgroup.enter(), directory.path(), RING);
 }
 
 /// From what the ring takes to a little more: the server starts or says why not, and is killed never.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lapwing::{Join, LosslessSubscriber, Poll};
 use rustix::process::Signal;
@@ -14,6 +14,8 @@ use crate::stage::{PATIENCE, Server, directory};
 
 /// Messages of one feeding.
 const COUNT: u64 = 5000;
+/// Time between two lines of statistics.
+const BETWEEN_COUNTS: Duration = Duration::from_millis(100);
 /// One slot of 64 is kept for the end of the stream.
 const ROOM: u64 = 63;
 
@@ -45,6 +47,8 @@ struct Stage {
     pusher: Option<UnixStream>,
     /// No wait lasts longer.
     until: Instant,
+    /// What was counted last, and by how many lines of statistics.
+    counted: ((u64, u64), u32),
 }
 
 impl Stage {
@@ -60,7 +64,10 @@ impl Stage {
             Source::Repeat => "--message m --interval 0s".to_owned(),
             Source::Generate => "--generate --size 16 --rate max".to_owned(),
         };
-        let options = format!("{options} --slots 64 --lossless block --on-full {on_full} --stats 100ms");
+        let options = format!(
+            "{options} --slots 64 --lossless block --on-full {on_full} --stats {}ms",
+            BETWEEN_COUNTS.as_millis()
+        );
         let mut server = Server::start_in(&[], &directory, &options);
         let pusher = (source == Source::Push).then(|| {
             server.process.hear(&["push messages to"]);
@@ -71,6 +78,7 @@ impl Stage {
             server,
             pusher,
             until: Instant::now() + PATIENCE,
+            counted: ((0, 0), 0),
         }
     }
 
@@ -97,31 +105,40 @@ impl Stage {
         input.try_clone_to_owned().unwrap().into()
     }
 
-    /// Two numbers of the next line of statistics: published, and not published for want of room.
+    /// Two numbers of the next line of statistics: published, and not published for want of room. The thread that tells
+    /// them takes the input as well, so that what has not changed for so many lines does not change any more.
     fn counts(&mut self) -> (u64, u64) {
+        const MOST_ALIKE: u32 = 100;
+        self.server.process.catch_up();
         let line = self.server.process.hear(&["server: stats: "]);
         assert!(Instant::now() < self.until, "still {line}");
         let number = |key: &str| {
             let value = line.split(' ').find_map(|pair| pair.strip_prefix(key));
             value.unwrap_or_else(|| panic!("no {key} in {line}")).parse().unwrap()
         };
-        (number("messages="), number("unpublished="))
+        let counts = (number("messages="), number("unpublished="));
+        let (last, alike) = self.counted;
+        self.counted = (counts, if counts == last { alike + 1 } else { 0 });
+        assert!(alike < MOST_ALIKE, "{alike} times {line}");
+        counts
     }
-}
 
-/// Reads `count` messages, none of which may be missing.
-fn read(subscriber: &mut LosslessSubscriber, count: u64) {
-    for _ in 0..count {
-        let expected = subscriber.subscriber().cursor();
-        match subscriber.receive(PATIENCE, |view| view.to_vec()) {
-            Poll::Message(received) => {
-                assert_eq!(received.sequence, expected);
-                // Made by --generate: what is left out has no number.
-                if received.len == 16 {
-                    assert_eq!(received.value[..8], expected.to_le_bytes());
+    /// Reads `count` messages, none of which may be missing.
+    fn read(&mut self, subscriber: &mut LosslessSubscriber, count: u64) {
+        let end = subscriber.subscriber().cursor() + count;
+        while subscriber.subscriber().cursor() < end {
+            let expected = subscriber.subscriber().cursor();
+            match subscriber.receive(BETWEEN_COUNTS, |view| view.to_vec()) {
+                Poll::Message(received) => {
+                    assert_eq!(received.sequence, expected);
+                    // Made by --generate: what is left out has no number.
+                    if received.len == 16 {
+                        assert_eq!(received.value[..8], expected.to_le_bytes());
+                    }
                 }
+                Poll::Empty => _ = self.counts(),
+                other => panic!("{other:?} at {expected}"),
             }
-            other => panic!("{other:?} at {expected}"),
         }
     }
 }
@@ -137,7 +154,7 @@ fn waiting_server_takes_no_more_input_and_loses_none_of_it() {
         let head = stage.server.wait_until_held_by(&std::process::id().to_string());
 
         assert_eq!(head, start + ROOM, "{source:?}");
-        read(&mut subscriber, COUNT);
+        stage.read(&mut subscriber, COUNT);
         feeding.join().unwrap();
         if FED.contains(&source) {
             while stage.counts() != (COUNT, 0) {}
@@ -166,12 +183,12 @@ fn dropping_server_counts_every_message_that_it_leaves_out() {
             .expect("the first are told one by one");
 
         // From here on some go and some do not.
-        read(&mut subscriber, ROOM);
+        stage.read(&mut subscriber, ROOM);
         let feeding = stage.feed();
         let (mut published, mut refused) = (ROOM, left_out);
         let mut taken = ROOM;
         while published + refused < 2 * COUNT || taken < published {
-            read(&mut subscriber, published - taken);
+            stage.read(&mut subscriber, published - taken);
             taken = published;
             (published, refused) = stage.counts();
         }
@@ -189,7 +206,7 @@ fn generated_messages_are_numbered_without_those_that_are_left_out() {
     let mut subscriber = stage.server.lossless(Join::New);
     while stage.counts().1 == 0 {}
 
-    read(&mut subscriber, COUNT);
+    stage.read(&mut subscriber, COUNT);
 
     assert!(stage.server.process.end_by(Signal::TERM).success());
 }

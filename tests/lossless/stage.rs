@@ -47,9 +47,20 @@ impl Running {
         }
     }
 
+    /// Takes note of what it has said so far, so that what is heard next is new.
+    pub fn catch_up(&mut self) {
+        self.said.extend(self.errors.try_iter());
+    }
+
     /// Waits for a line on standard error with all these parts.
     #[track_caller]
     pub fn hear(&mut self, parts: &[&str]) -> String {
+        self.hear_before(parts, |_| false)
+    }
+
+    /// The same, in vain once a line comes that `is_late`: what is waited for would have been said before.
+    #[track_caller]
+    pub fn hear_before(&mut self, parts: &[&str], is_late: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -62,6 +73,7 @@ impl Running {
             if parts.iter().all(|part| line.contains(part)) {
                 return line;
             }
+            assert!(!is_late(&line), "not said {parts:?} before {line}");
         }
     }
 
@@ -181,7 +193,7 @@ impl Server {
 
     /// Looks until it is as wanted.
     #[track_caller]
-    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Report, &Offer) -> bool) -> Report {
+    pub fn wait_for(&self, what: &str, mut wanted: impl FnMut(&Report, &Offer) -> bool) -> Report {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let report = self.look();
@@ -198,6 +210,19 @@ impl Server {
     pub fn wait_until_held_by(&self, who: &str) -> u64 {
         let is_held = |_: &Report, offer: &Offer| matches!(&offer.holder, Some((_, _, holder)) if holder.contains(who));
         self.wait_for("held up", is_held).head
+    }
+
+    /// Waits until nobody called `who`, whose process is gone, holds it up. The service has heard that a connection is
+    /// over when it answers one that was made later, or nearly so: it must have found out after so many answers.
+    #[track_caller]
+    pub fn wait_until_left_by(&self, who: &str) {
+        const MOST_ANSWERS: u32 = 200;
+        let mut answers = 0;
+        self.wait_for("left", |report, offer| {
+            answers += 1;
+            assert!(answers < MOST_ANSWERS, "{who} is gone and holds it up: {report:#?}");
+            !matches!(&offer.holder, Some((_, _, holder)) if holder.contains(who))
+        });
     }
 
     /// Waits until it has published more than `head` messages.
