@@ -283,6 +283,22 @@ impl Json {
         Self(receiver)
     }
 
+    /// The next object, which nobody waits for any longer once `server` has ended.
+    #[track_caller]
+    pub fn expect_while_lives(&self, kind: &str, server: &mut Running) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let is_running = server.is_running();
+            match self.0.recv_timeout(Duration::from_millis(100)) {
+                Ok(value) => {
+                    assert_eq!(value["type"], kind, "{value}");
+                    return value;
+                }
+                Err(error) => assert!(is_running && Instant::now() < deadline, "no {kind}: {error}"),
+            }
+        }
+    }
+
     /// The next object, or `None` at the end.
     pub fn next(&self) -> Option<Value> {
         match self.0.recv_timeout(PATIENCE) {

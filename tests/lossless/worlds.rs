@@ -65,7 +65,7 @@ fn full_dev_shm_is_an_error_for_those_who_need_it_and_harms_nobody_else() {
         .map(|_| {
             let mut client = server.client(&inside, "--follow --lossless --format json");
             let json = client.json();
-            let attached = json.expect("attached");
+            let attached = json.expect_while_lives("attached", &mut server.process);
             let reason = attached["reason"].as_str().unwrap();
             let is_refused = reason.contains("no room for a control segment in /dev/shm: free some of it");
             assert_eq!(is_refused, attached["transport"] == "socket", "{attached}");
