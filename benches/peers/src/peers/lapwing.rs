@@ -1,0 +1,369 @@
+//! Lapwing itself, in several settings.
+
+use std::iter;
+use std::ops::Range;
+use std::time::Duration;
+
+use ::lapwing::discovery::{self, Found, Trust};
+use ::lapwing::{
+    BlockingSubscriber, Join, LosslessOffer, LosslessPolicy, LosslessSubscriber, Poll, RemoteSubscriber, Server,
+    ServerOptions, Subscriber, View, WaitStrategy,
+};
+use anyhow::{Context, Result};
+
+use super::boxed;
+use crate::message::{Draft, Reading, Seen, look, look_at_bytes};
+use crate::peer::{About, By, Entry, Link, Peer, Receiver, Sender, version_of};
+use crate::work::Work;
+
+/// How messages are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Publish {
+    /// `publish`, from the program's own memory.
+    Copy,
+    /// `batch().push`, from the program's own memory.
+    Batch,
+    /// `loan` and `push_words`.
+    InPlace,
+}
+
+/// How they are received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receive {
+    /// A `Subscriber`.
+    Lossy,
+    /// A `LosslessSubscriber`.
+    Lossless,
+    /// A `BlockingSubscriber`, which is lent the bytes.
+    Held,
+    /// A `RemoteSubscriber`.
+    Remote { is_lossless: bool },
+}
+
+/// What a receiver does that found nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Polls again at once.
+    Not,
+    /// `wait`, as `receive` does.
+    By(WaitStrategy),
+}
+
+struct Lapwing {
+    name: &'static str,
+    settings: &'static str,
+    publish: Publish,
+    receive: Receive,
+    wait: Wait,
+    /// Slots, the server's default if `None`.
+    slots: Option<u64>,
+    fits: fn(Work) -> bool,
+}
+
+const LARGE_RING: Option<u64> = Some(65_536);
+/// Longer than any message takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a wait lasts at most before the work looks whether it is over.
+const WAIT: Duration = Duration::from_millis(10);
+
+const fn is_awake(work: Work) -> bool {
+    !work.is_asleep()
+}
+
+const fn is_round_trip_awake(work: Work) -> bool {
+    matches!(work, Work::RoundTrip { asleep: false })
+}
+
+const fn is_asleep(work: Work) -> bool {
+    work.is_asleep()
+}
+
+const fn is_stream(work: Work) -> bool {
+    work.is_stream()
+}
+
+/// Remote ones copy large messages again and again: that is no use of them.
+const fn is_for_network(work: Work) -> bool {
+    matches!(
+        work,
+        Work::Stream { readers: 1, .. } | Work::RoundTrip { asleep: false }
+    )
+}
+
+const ADAPTIVE: Wait = Wait::By(WaitStrategy::Adaptive);
+const SPIN: Wait = Wait::By(WaitStrategy::Spin);
+
+const WAYS: [Lapwing; 9] = [
+    Lapwing {
+        name: "Lapwing",
+        settings: "A server as it is by default (4,096 slots, 64 KiB of arena or four messages), `publish` and `receive`.",
+        publish: Publish::Copy,
+        receive: Receive::Lossy,
+        wait: ADAPTIVE,
+        slots: None,
+        fits: is_awake,
+    },
+    Lapwing {
+        name: "Lapwing, polled",
+        settings: "The same, but the reader calls `poll` again and again.",
+        publish: Publish::Copy,
+        receive: Receive::Lossy,
+        wait: Wait::Not,
+        slots: None,
+        fits: is_round_trip_awake,
+    },
+    Lapwing {
+        name: "Lapwing, in place",
+        settings: "`loan` and `push_words`: made where it is read. Sizes by default, `WaitStrategy::Spin`.",
+        publish: Publish::InPlace,
+        receive: Receive::Lossy,
+        wait: SPIN,
+        slots: None,
+        fits: is_awake,
+    },
+    Lapwing {
+        name: "Lapwing, batches",
+        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, `receive`.",
+        publish: Publish::Batch,
+        receive: Receive::Lossy,
+        wait: ADAPTIVE,
+        slots: LARGE_RING,
+        fits: is_stream,
+    },
+    Lapwing {
+        name: "Lapwing, lossless",
+        settings: "The same with `--lossless block` and a `LosslessSubscriber`.",
+        publish: Publish::Batch,
+        receive: Receive::Lossless,
+        wait: ADAPTIVE,
+        slots: LARGE_RING,
+        fits: is_stream,
+    },
+    Lapwing {
+        name: "Lapwing, held",
+        settings: "The same, read by a `BlockingSubscriber`, which is lent `&[u8]`, `WaitStrategy::Spin`; large messages are made in place.",
+        publish: Publish::Batch,
+        receive: Receive::Held,
+        wait: SPIN,
+        slots: LARGE_RING,
+        fits: |work| matches!(work, Work::Stream { .. } | Work::Large { .. }),
+    },
+    Lapwing {
+        name: "Lapwing, asleep",
+        settings: "A server as it is by default, `WaitStrategy::Block`.",
+        publish: Publish::Copy,
+        receive: Receive::Lossy,
+        wait: Wait::By(WaitStrategy::Block),
+        slots: None,
+        fits: is_asleep,
+    },
+    Lapwing {
+        name: "Lapwing over TCP",
+        settings: "A server without shared memory, 65,536 slots, batches in streams, a `RemoteSubscriber`.",
+        publish: Publish::Batch,
+        receive: Receive::Remote { is_lossless: false },
+        wait: Wait::Not,
+        slots: LARGE_RING,
+        fits: is_for_network,
+    },
+    Lapwing {
+        name: "Lapwing over TCP, lossless",
+        settings: "The same with `--lossless block`.",
+        publish: Publish::Batch,
+        receive: Receive::Remote { is_lossless: true },
+        wait: Wait::Not,
+        slots: LARGE_RING,
+        fits: |work| matches!(work, Work::Stream { readers: 1, .. }),
+    },
+];
+
+pub fn peers() -> Vec<Box<dyn Entry>> {
+    WAYS.map(boxed).into()
+}
+
+impl Lapwing {
+    const fn is_lossless(&self) -> bool {
+        matches!(
+            self.receive,
+            Receive::Lossless | Receive::Held | Receive::Remote { is_lossless: true }
+        )
+    }
+
+    const fn is_remote(&self) -> bool {
+        matches!(self.receive, Receive::Remote { .. })
+    }
+
+    /// Bytes of the arena: the default, or in a stream with more slots room for as many messages up to 64 MiB, and for four
+    /// in any case.
+    fn arena(&self, work: Work) -> u64 {
+        let len = work.len() as u64;
+        let wanted = match self.slots {
+            Some(slots) if work.is_stream() => (slots * len).min(64 << 20),
+            _ => 64 << 10,
+        };
+        wanted.max(4 * len).next_power_of_two()
+    }
+}
+
+impl Peer for Lapwing {
+    type Sender = LapwingSender;
+    type Receiver = LapwingReceiver;
+
+    fn about(&self) -> About {
+        About {
+            name: self.name.into(),
+            version: version_of("lapwing"),
+            by: if self.is_remote() { By::Network } else { By::Memory },
+            is_lossless: self.is_lossless(),
+            settings: self.settings.into(),
+        }
+    }
+
+    fn fits(&self, work: Work) -> bool {
+        (self.fits)(work)
+    }
+
+    fn sender(&self, link: &Link) -> Result<LapwingSender> {
+        let mut options = ServerOptions::new("peer".parse()?);
+        options.info_dir = link.directory.clone();
+        options.slots = self.slots;
+        options.ring_bytes = self.arena(link.work);
+        options.shared_memory = !self.is_remote();
+        options.lossless = self.is_lossless().then_some(LosslessOffer {
+            policy: LosslessPolicy::Block,
+            max_subscribers: 16,
+        });
+        Ok(LapwingSender {
+            server: Server::start(options)?,
+            publish: if matches!(link.work, Work::Large { .. }) && self.receive == Receive::Held {
+                Publish::InPlace
+            } else {
+                self.publish
+            },
+            draft: Draft::new(link.work.len()),
+        })
+    }
+
+    fn receiver(&self, link: &Link) -> Result<LapwingReceiver> {
+        let found = discovery::read(&link.path("peer.toml"), &Trust::default())?;
+        Ok(LapwingReceiver {
+            subscriber: subscribe(&found, self.receive, self.wait)?,
+            wait: self.wait,
+        })
+    }
+}
+
+fn subscribe(found: &Found, receive: Receive, wait: Wait) -> Result<Any> {
+    let strategy = match wait {
+        Wait::Not => WaitStrategy::Spin,
+        Wait::By(strategy) => strategy,
+    };
+    Ok(match receive {
+        Receive::Lossy => Any::Lossy(Subscriber::open(found, Join::New)?.with_strategy(strategy)),
+        Receive::Lossless => {
+            Any::Lossless(LosslessSubscriber::open(found, Join::New, PATIENCE)?.with_strategy(strategy))
+        }
+        Receive::Held => Any::Held(BlockingSubscriber::open(found, Join::New, PATIENCE)?.with_strategy(strategy)),
+        Receive::Remote { is_lossless } => {
+            let addresses = &found.info.socket.as_ref().context("a server with a socket")?.addresses;
+            let connect = if is_lossless {
+                RemoteSubscriber::connect_lossless
+            } else {
+                RemoteSubscriber::connect
+            };
+            Any::Remote(Box::new(connect(
+                addresses,
+                found.info.incarnation,
+                Join::New,
+                PATIENCE,
+            )?))
+        }
+    })
+}
+
+pub struct LapwingSender {
+    server: Server,
+    publish: Publish,
+    draft: Draft,
+}
+
+impl Sender for LapwingSender {
+    #[inline]
+    fn send(&mut self, sequence: u64, len: usize, made: impl FnOnce()) {
+        let publisher = self.server.publisher();
+        if self.publish == Publish::InPlace {
+            let mut loan = publisher.loan(len).expect("a ring with room for it");
+            let words = iter::repeat_n(sequence, len / size_of::<u64>());
+            loan.push_words(words).expect("a loan of as many");
+            made();
+            loan.commit();
+        } else {
+            let message = self.draft.make(sequence, len);
+            made();
+            publisher.publish(message).expect("a ring with room for it");
+        }
+    }
+
+    #[inline]
+    fn send_many(&mut self, sequences: Range<u64>, len: usize) {
+        if self.publish != Publish::Batch {
+            return sequences.for_each(|sequence| self.send(sequence, len, || ()));
+        }
+        let mut batch = self.server.publisher().batch();
+        for sequence in sequences {
+            let message = self.draft.make(sequence, len);
+            batch.push(0, message).expect("a ring with room for it");
+        }
+    }
+}
+
+/// Any subscriber.
+enum Any {
+    Lossy(Subscriber),
+    Lossless(LosslessSubscriber),
+    Held(BlockingSubscriber),
+    Remote(Box<RemoteSubscriber>),
+}
+
+pub struct LapwingReceiver {
+    subscriber: Any,
+    wait: Wait,
+}
+
+/// Looks at a message in the ring.
+#[inline]
+fn look_at(view: View<'_>, reading: Reading) -> Seen {
+    look(view.words().iter(), reading)
+}
+
+impl Receiver for LapwingReceiver {
+    #[inline]
+    fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
+        loop {
+            let outcome = match &mut self.subscriber {
+                Any::Lossy(subscriber) => subscriber.poll(|view| look_at(view, reading)),
+                Any::Lossless(subscriber) => subscriber.poll(|view| look_at(view, reading)),
+                Any::Held(subscriber) => subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading)),
+                Any::Remote(subscriber) => subscriber
+                    .poll(|payload| look_at_bytes(payload, reading))
+                    .expect("a server that goes on"),
+            };
+            match outcome {
+                Poll::Message(message) => return each(message.value),
+                Poll::Empty => return,
+                // What was lost shows in the sequences.
+                Poll::Lapped { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[inline]
+    fn idle(&mut self) {
+        let _ = match &mut self.subscriber {
+            Any::Lossy(subscriber) if self.wait != Wait::Not => subscriber.wait(WAIT),
+            Any::Lossless(subscriber) => subscriber.wait(WAIT),
+            _ => return std::hint::spin_loop(),
+        };
+    }
+}

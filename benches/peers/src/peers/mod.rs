@@ -1,0 +1,37 @@
+//! The peers, one file each.
+
+use crate::peer::Entry;
+
+mod bare;
+mod byte_stream;
+mod crossbeam;
+mod disruptor;
+#[cfg(feature = "iceoryx2")]
+mod iceoryx2;
+#[cfg(feature = "ipc-channel")]
+mod ipc_channel;
+mod lapwing;
+mod one_stamp;
+mod rtrb;
+
+/// All that were built in, in the order in which they take turns.
+pub fn all() -> Vec<Box<dyn Entry>> {
+    let mut all = Vec::new();
+    all.extend(bare::peers());
+    all.extend(lapwing::peers());
+    all.extend(one_stamp::peers());
+    #[cfg(feature = "iceoryx2")]
+    all.extend(iceoryx2::peers());
+    all.extend(byte_stream::peers());
+    #[cfg(feature = "ipc-channel")]
+    all.extend(ipc_channel::peers());
+    all.extend(crossbeam::peers());
+    all.extend(disruptor::peers());
+    all.extend(rtrb::peers());
+    all
+}
+
+/// As a list of any entries.
+fn boxed(peer: impl Entry + 'static) -> Box<dyn Entry> {
+    Box::new(peer)
+}

@@ -1,0 +1,130 @@
+//! What is written down of a measurement, a JSON object a line: all that the page is made of.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::driver::Outcome;
+use crate::part::Figures;
+use crate::peer::About;
+use crate::work::Work;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Record {
+    Machine(Machine),
+    LeftOut(LeftOut),
+    About(About),
+    Timed(Timed),
+}
+
+/// Where it was measured, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    pub processor: String,
+    /// How many there are.
+    pub processors: usize,
+    pub kernel: String,
+    pub rustc: String,
+    pub cpus: Vec<usize>,
+    pub rounds: u32,
+    pub seconds: f64,
+    /// The load of the last minute when it began.
+    pub load: f64,
+    pub date: String,
+}
+
+/// A peer that did not take part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub peer: String,
+    pub reason: String,
+}
+
+/// One run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Timed {
+    pub round: u32,
+    pub work: Work,
+    pub peer: String,
+    pub outcome: Result<Outcome, String>,
+}
+
+/// What a command prints, or that it prints nothing.
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.ok()
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| "unknown".into())
+}
+
+impl Machine {
+    /// This one.
+    pub fn this(cpus: &[usize], rounds: u32, seconds: f64) -> Self {
+        let facts = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = facts.lines().find(|line| line.starts_with("model name"));
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let uname = rustix::system::uname();
+        Self {
+            processor: model
+                .and_then(|line| line.split(": ").nth(1))
+                .unwrap_or(std::env::consts::ARCH)
+                .to_owned(),
+            processors: facts.lines().filter(|line| line.starts_with("processor")).count(),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            rustc: said("rustc", &["--version"]),
+            cpus: cpus.to_owned(),
+            rounds,
+            seconds,
+            load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+            date: said("date", &["-u", "+%Y-%m-%d"]),
+        }
+    }
+}
+
+impl LeftOut {
+    /// Those that a file names, each a line of a name, a tab and a reason.
+    pub fn read(path: Option<&Path>) -> Result<Vec<Self>> {
+        let Some(path) = path else {
+            return Ok(Vec::new());
+        };
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let pairs = text.lines().filter_map(|line| line.split_once('\t'));
+        Ok(pairs
+            .map(|(peer, reason)| Self {
+                peer: peer.to_owned(),
+                reason: reason.to_owned(),
+            })
+            .collect())
+    }
+}
+
+/// One run in a line, for who watches.
+pub fn describe(outcome: &Result<Outcome, String>) -> String {
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return format!("failed: {error}"),
+    };
+    let figures = match outcome.figures {
+        Figures::Times { p50, p99, count, .. } => format!("p50 {p50:.0} ns, p99 {p99:.0} ns, {count}"),
+        Figures::Rate {
+            per_second,
+            lost,
+            torn,
+            received,
+        } => format!(
+            "{:.3} million/s, {received} received, {lost} lost, {torn} torn",
+            per_second / 1e6
+        ),
+    };
+    let moved = if outcome.probes.agree() { "" } else { " (moved)" };
+    format!(
+        "{figures}; {}: a line {:.0} to {:.0} ns{moved}",
+        outcome.probes.class(),
+        outcome.probes.before_ns,
+        outcome.probes.after_ns
+    )
+}
