@@ -30,6 +30,7 @@ mod peer;
 mod peers;
 mod probe;
 mod record;
+mod report;
 mod shared;
 mod stage;
 mod work;
@@ -45,6 +46,15 @@ struct Args {
 enum Task {
     /// Runs everything, in turns, and writes a record of each run
     Measure(Measure),
+    /// Makes the page and the plot of what was recorded
+    Report {
+        /// Records of one or several measurements
+        #[arg(long, required = true)]
+        raw: Vec<PathBuf>,
+        /// Where peers.md and peers.svg go
+        #[arg(long, default_value = ".")]
+        docs: PathBuf,
+    },
     /// Lists the peers that were built in
     List,
     /// Plays a part of a run: told by the driver
@@ -99,6 +109,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Measure(options) => measure(&options),
+        Task::Report { raw, docs } => report::write(&record::read(&raw)?, &docs),
         Task::List => {
             for peer in peers::all() {
                 println!("{}", peer.about().name);

@@ -1,7 +1,7 @@
 //! What is written down of a measurement, a JSON object a line: all that the page is made of.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -100,6 +100,19 @@ impl LeftOut {
             })
             .collect())
     }
+}
+
+/// All records of some files.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        for (index, line) in text.lines().enumerate() {
+            let record = serde_json::from_str(line);
+            records.push(record.with_context(|| format!("line {} of {} is no record", index + 1, path.display()))?);
+        }
+    }
+    Ok(records)
 }
 
 /// One run in a line, for who watches.

@@ -78,6 +78,16 @@ impl Work {
             Self::RoundTrip { .. } | Self::Stream { .. } => Reading::Whole,
         }
     }
+
+    /// What the figure of a row is given in, and by what a time in nanoseconds or a rate a second is divided for that.
+    pub const fn unit(self) -> (&'static str, f64) {
+        match self {
+            Self::RoundTrip { asleep: false } => ("ns", 1.0),
+            Self::RoundTrip { asleep: true } | Self::Large { .. } => ("us", 1e3),
+            Self::Stream { len, .. } if len >= 64 * KIB => ("GB/s", 1e9 / len as f64),
+            Self::Stream { .. } => ("million/s", 1e6),
+        }
+    }
 }
 
 /// Bytes as people write them.

@@ -1,0 +1,221 @@
+//! The page and the plot, made of records alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::part::Figures;
+use crate::peer::{About, By};
+use crate::probe::{Class, Probes};
+use crate::record::{LeftOut, Machine, Record, Timed};
+use crate::work::Work;
+
+mod page;
+mod plot;
+
+/// Writes both into `docs`, and the tables to the standard output.
+///
+/// # Errors
+/// If there is nothing to tell, or it cannot be written.
+pub fn write(records: &[Record], docs: &Path) -> Result<()> {
+    let findings = Findings::of(records)?;
+    fs::create_dir_all(docs)?;
+    let path = docs.join("peers.md");
+    fs::write(&path, page::page(&findings)).with_context(|| format!("cannot write {}", path.display()))?;
+    plot::draw(&findings, &docs.join("peers.svg")).context("cannot draw peers.svg")?;
+    print!("{}", page::tables(&findings));
+    Ok(())
+}
+
+/// A run that counts: the processors stayed where they were.
+struct Kept {
+    round: u32,
+    figures: Figures,
+    probes: Probes,
+}
+
+/// What came of a peer at one work, in one class.
+struct Row<'r> {
+    about: &'r About,
+    class: Class,
+    kept: Vec<Kept>,
+    /// How often Lapwing is as quick, in the rounds in which both were of this class.
+    ratios: Vec<f64>,
+}
+
+/// What came of one work.
+struct Table<'r> {
+    work: Work,
+    /// By class, the best first.
+    rows: Vec<Row<'r>>,
+    /// Peers of which no run counts, and why.
+    failed: Vec<(&'r str, String)>,
+}
+
+/// Everything that the page tells.
+struct Findings<'r> {
+    machine: &'r Machine,
+    peers: Vec<&'r About>,
+    left_out: Vec<&'r LeftOut>,
+    tables: Vec<Table<'r>>,
+    /// How many runs there were, how many of them do not count because the processors moved, and how many failed.
+    runs: (usize, usize, usize),
+}
+
+/// The one that a peer is compared with: Lapwing as it does that work best under the same promise.
+fn reference(work: Work, about: &About) -> &'static str {
+    let is_remote = about.by == By::Network;
+    match work {
+        Work::RoundTrip { asleep: true } => "Lapwing, asleep",
+        Work::RoundTrip { asleep: false } if is_remote => "Lapwing over TCP",
+        Work::RoundTrip { asleep: false } => "Lapwing, polled",
+        Work::Stream { readers: 1, .. } if is_remote && about.is_lossless => "Lapwing over TCP, lossless",
+        Work::Stream { readers: 1, .. } if is_remote => "Lapwing over TCP",
+        Work::Stream { .. } if about.is_lossless => "Lapwing, lossless",
+        Work::Stream { .. } => "Lapwing, batches",
+        Work::Large { .. } => "Lapwing, in place",
+    }
+}
+
+/// The middle one, the mean of the two middle ones if they are even.
+fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (upper, lower) = (values.len() / 2, values.len().saturating_sub(1) / 2);
+    Some(f64::midpoint(*values.get(lower)?, *values.get(upper)?))
+}
+
+/// The figure that a row is about: nanoseconds, or messages a second.
+const fn headline(figures: &Figures) -> f64 {
+    match *figures {
+        Figures::Times { p50, .. } => p50,
+        Figures::Rate { per_second, .. } => per_second,
+    }
+}
+
+impl Row<'_> {
+    fn headlines(&self) -> impl Iterator<Item = f64> {
+        self.kept.iter().map(|kept| headline(&kept.figures))
+    }
+
+    /// The median; every row has a run.
+    fn median(&self) -> f64 {
+        median(self.headlines()).unwrap_or(f64::NAN)
+    }
+
+    /// The least and the most.
+    fn range(&self) -> (f64, f64) {
+        self.headlines().fold((f64::MAX, 0.0), |(least, most), value| {
+            (value.min(least), value.max(most))
+        })
+    }
+}
+
+impl<'r> Table<'r> {
+    fn of(work: Work, timed: &[&'r Timed], peers: &[&'r About]) -> Self {
+        let mut kept: BTreeMap<(usize, Class), Vec<Kept>> = BTreeMap::new();
+        let mut failed: BTreeMap<usize, String> = BTreeMap::new();
+        for run in timed.iter().filter(|run| run.work == work) {
+            let Some(peer) = peers.iter().position(|about| about.name == run.peer) else {
+                continue;
+            };
+            match &run.outcome {
+                Ok(outcome) if outcome.probes.agree() => {
+                    kept.entry((peer, outcome.probes.class())).or_default().push(Kept {
+                        round: run.round,
+                        figures: outcome.figures,
+                        probes: outcome.probes,
+                    });
+                }
+                Ok(_) => {
+                    failed
+                        .entry(peer)
+                        .or_insert_with(|| "the processors moved during every run".into());
+                }
+                Err(error) => {
+                    failed.insert(peer, error.clone());
+                }
+            }
+        }
+        let is_told = |peer: &usize| kept.keys().any(|(told, _)| told == peer);
+        failed.retain(|peer, _| !is_told(peer));
+        let mut rows: Vec<Row<'r>> = Vec::new();
+        for (&(peer, class), runs) in &kept {
+            let reference = reference(work, peers[peer]);
+            let reference = peers.iter().position(|about| about.name == reference);
+            let theirs = reference.and_then(|reference| kept.get(&(reference, class)));
+            rows.push(Row {
+                about: peers[peer],
+                class,
+                ratios: theirs.map_or_else(Vec::new, |theirs| ratios(runs, theirs)),
+                kept: Vec::new(),
+            });
+        }
+        for (row, runs) in rows.iter_mut().zip(kept.into_values()) {
+            row.kept = runs;
+        }
+        // More messages a second are better, more time is worse.
+        let merit = |row: &Row<'_>| if work.is_stream() { -row.median() } else { row.median() };
+        rows.sort_by(|one, other| one.class.cmp(&other.class).then(merit(one).total_cmp(&merit(other))));
+        let failed = failed.into_iter().map(|(peer, error)| (&*peers[peer].name, error));
+        Self {
+            work,
+            failed: failed.collect(),
+            rows,
+        }
+    }
+}
+
+/// How many times as quick Lapwing is, round by round.
+fn ratios(peer: &[Kept], lapwing: &[Kept]) -> Vec<f64> {
+    let mut ratios = Vec::new();
+    for run in peer {
+        for reference in lapwing.iter().filter(|reference| reference.round == run.round) {
+            let (theirs, ours) = (headline(&run.figures), headline(&reference.figures));
+            ratios.push(match run.figures {
+                Figures::Times { .. } => theirs / ours,
+                Figures::Rate { .. } => ours / theirs,
+            });
+        }
+    }
+    ratios
+}
+
+impl<'r> Findings<'r> {
+    fn of(records: &'r [Record]) -> Result<Self> {
+        let mut machine = None;
+        let (mut peers, mut left_out, mut timed): (Vec<&About>, Vec<&LeftOut>, Vec<&Timed>) = Default::default();
+        for record in records {
+            match record {
+                Record::Machine(found) => machine = Some(found),
+                Record::LeftOut(found) => left_out.push(found),
+                // A peer has an entry for each size of message that it is built for.
+                Record::About(found) if peers.iter().any(|about| about.name == found.name) => {}
+                Record::About(found) => peers.push(found),
+                Record::Timed(found) => timed.push(found),
+            }
+        }
+        left_out.sort_by(|one, other| one.peer.cmp(&other.peer));
+        left_out.dedup_by(|one, other| one.peer == other.peer);
+        let works = Work::all();
+        let tables = works.into_iter().map(|work| Table::of(work, &timed, &peers));
+        let tables: Vec<_> = tables
+            .filter(|table| !table.rows.is_empty() || !table.failed.is_empty())
+            .collect();
+        ensure!(!tables.is_empty(), "the records tell of no run");
+        let moved = |run: &&&Timed| run.outcome.as_ref().is_ok_and(|outcome| !outcome.probes.agree());
+        Ok(Self {
+            machine: machine.context("the records do not say on which machine they were made")?,
+            runs: (
+                timed.len(),
+                timed.iter().filter(moved).count(),
+                timed.iter().filter(|run| run.outcome.is_err()).count(),
+            ),
+            peers,
+            left_out,
+            tables,
+        })
+    }
+}
