@@ -6,12 +6,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use crate::part::{Figures, Report, Run};
@@ -51,6 +54,16 @@ impl Drop for Guarded {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Lets signals that end a program only end the run that is under way, so that nothing is left behind. Returns whether one
+/// has come.
+pub fn catch_signals() -> Result<Arc<AtomicBool>> {
+    let has_come = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, has_come.clone()).context("cannot catch signals")?;
+    }
+    Ok(has_come)
 }
 
 /// Makes this process die when the one that started it does, however that comes about.
@@ -172,7 +185,7 @@ fn wait(mut children: Vec<(Guarded, String)>, directory: &Path, patience: Durati
             .iter()
             .map(|(child, _)| PollFd::new(&child.ended, PollFlags::IN))
             .collect();
-        poll(&mut ends, Some(&Timespec::try_from(left)?)).context("cannot wait for a program")?;
+        poll(&mut ends, Some(&Timespec::try_from(left)?)).context("waiting for a program was cut short")?;
         let mut running = Vec::new();
         for (mut child, part) in children {
             match child.child.try_wait()? {

@@ -8,22 +8,18 @@
 //!   raw.jsonl: a record a line ----> peers report ----> peers.md, peers.svg
 //! ```
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use part::Run;
-use peer::Entry;
-use record::{LeftOut, Machine, Record, Timed};
-use work::Work;
 
 mod clock;
 mod cpus;
 mod driver;
+mod measure;
 mod message;
 mod part;
 mod peer;
@@ -45,7 +41,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Task {
     /// Runs everything, in turns, and writes a record of each run
-    Measure(Measure),
+    Measure(measure::Options),
     /// Makes the page and the plot of what was recorded
     Report {
         /// Records of one or several measurements
@@ -68,34 +64,6 @@ enum Task {
     },
 }
 
-#[derive(clap::Args)]
-struct Measure {
-    /// How often everything is run
-    #[arg(long, default_value_t = 7)]
-    rounds: u32,
-    /// How long each run takes
-    #[arg(long, default_value_t = 0.5)]
-    seconds: f64,
-    /// Processors: of who sends first, then of the others [default: the first two allowed]
-    #[arg(long, value_delimiter = ',')]
-    cpus: Vec<usize>,
-    /// Where the records go; what is there stays
-    #[arg(long)]
-    raw: PathBuf,
-    /// Only peers whose name contains this
-    #[arg(long)]
-    peer: Vec<String>,
-    /// Only works whose description contains this
-    #[arg(long)]
-    work: Vec<String>,
-    /// Peers that were left out, each a line of a name, a tab and a reason
-    #[arg(long)]
-    left_out: Option<PathBuf>,
-}
-
-/// How often a run is tried whose processors moved.
-const TRIES: u32 = 3;
-
 fn main() -> ExitCode {
     match run(Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,7 +76,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Measure(options) => measure(&options),
+        Task::Measure(options) => measure::measure(&options),
         Task::Report { raw, docs } => report::write(&record::read(&raw)?, &docs),
         Task::List => {
             for peer in peers::all() {
@@ -133,85 +101,5 @@ fn play(part: &str, run: &Run) -> Result<()> {
     match part {
         "all" => run.play_all(&**peer),
         part => run.play(part.parse()?, &**peer),
-    }
-}
-
-/// Whether `name` contains one of `wanted`, or nothing is wanted.
-fn is_wanted(name: &str, wanted: &[String]) -> bool {
-    wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str()))
-}
-
-fn measure(options: &Measure) -> Result<()> {
-    let cpus = if options.cpus.is_empty() {
-        cpus::allowed()?.into_iter().take(2).collect()
-    } else {
-        options.cpus.clone()
-    };
-    ensure!(cpus.len() >= 2, "two processors are needed: name them with --cpus");
-    ensure!(
-        clock::is_steady(),
-        "the processor's counter does not run steadily, so nothing can be timed with it"
-    );
-    let peers: Vec<_> = peers::all();
-    let peers: Vec<&dyn Entry> = peers
-        .iter()
-        .map(|peer| &**peer)
-        .filter(|peer| is_wanted(&peer.about().name, &options.peer))
-        .collect();
-    let mut raw = Raw::open(options)?;
-    raw.write(&Record::Machine(Machine::this(&cpus, options.rounds, options.seconds)))?;
-    for left_out in LeftOut::read(options.left_out.as_deref())? {
-        raw.write(&Record::LeftOut(left_out))?;
-    }
-    for peer in &peers {
-        raw.write(&Record::About(peer.about()))?;
-    }
-    for round in 0..options.rounds {
-        for work in Work::all() {
-            if is_wanted(&work.to_string(), &options.work) {
-                for &peer in peers.iter().filter(|peer| peer.fits(work)) {
-                    turn(&mut raw, round, work, peer, &cpus, options.seconds)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// One turn of a peer: a run, or several if the processors moved.
-fn turn(raw: &mut Raw, round: u32, work: Work, peer: &dyn Entry, cpus: &[usize], seconds: f64) -> Result<()> {
-    let name = peer.about().name;
-    for _ in 0..TRIES {
-        let outcome = driver::run(peer, work, cpus, seconds).map_err(|error| format!("{error:#}"));
-        eprintln!("round {}: {work}: {name}: {}", round + 1, record::describe(&outcome));
-        let is_over = outcome.as_ref().map_or(true, |outcome| outcome.probes.agree());
-        raw.write(&Record::Timed(Timed {
-            round,
-            work,
-            peer: name.to_string(),
-            outcome,
-        }))?;
-        if is_over {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The file of records.
-struct Raw(std::fs::File);
-
-impl Raw {
-    fn open(options: &Measure) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&options.raw);
-        Ok(Self(
-            file.with_context(|| format!("cannot write {}", options.raw.display()))?,
-        ))
-    }
-
-    fn write(&mut self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_string(record)?;
-        line.push('\n');
-        self.0.write_all(line.as_bytes()).context("cannot write a record")
     }
 }

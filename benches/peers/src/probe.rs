@@ -55,6 +55,9 @@ pub fn return_it(ball: &AtomicU64) {
     ball.store(0, Ordering::Release);
 }
 
+/// No line takes so long: something else ran on one of the processors most of the time.
+const TAKEN_AWAY_NS: f64 = 2000.0;
+
 /// How near to each other two processors are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Class {
@@ -91,9 +94,11 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Whether they differ by no more than a quarter: the processors stayed where they were.
+    /// Whether they differ by no more than a quarter, and are such as a line can have: the processors stayed where they
+    /// were, and nobody else took them away.
     pub fn agree(&self) -> bool {
-        self.before_ns.max(self.after_ns) <= 1.25 * self.before_ns.min(self.after_ns)
+        let (least, most) = (self.before_ns.min(self.after_ns), self.before_ns.max(self.after_ns));
+        most <= 1.25 * least && most < TAKEN_AWAY_NS
     }
 
     pub const fn mean_ns(&self) -> f64 {

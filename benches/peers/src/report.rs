@@ -132,7 +132,7 @@ impl<'r> Table<'r> {
                 Ok(_) => {
                     failed
                         .entry(peer)
-                        .or_insert_with(|| "the processors moved during every run".into());
+                        .or_insert_with(|| "the processors moved, or others took them, during every run".into());
                 }
                 Err(error) => {
                     failed.insert(peer, error.clone());

@@ -26,7 +26,7 @@ pub fn peers() -> Vec<Box<dyn Entry>> {
     vec![
         boxed(Iceoryx2 {
             name: "iceoryx2",
-            settings: "Slices, `loan_slice_uninit`: made and read in place. A buffer of 256 messages (64 MiB at most), waits for \
+            settings: "Slices, `loan_slice_uninit`: made and read in place. A buffer of 4,096 messages (64 MiB at most), waits for \
                        room (`RetryUntilDelivered`, no overflow).",
             is_lossless: true,
         }),
@@ -41,7 +41,7 @@ pub fn peers() -> Vec<Box<dyn Entry>> {
 type Stream = PortFactory<Service, [u64], ()>;
 
 /// Messages that a subscriber may be behind.
-const BUFFER: usize = 256;
+const BUFFER: usize = 4096;
 const BUFFER_BYTES: usize = 64 << 20;
 
 impl Peer for Iceoryx2 {

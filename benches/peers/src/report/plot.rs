@@ -81,6 +81,7 @@ pub fn draw(findings: &Findings<'_>, path: &Path) -> Result<()> {
         write(&area, kind, (x + 18, 18), HPos::Left, 13.0)?;
         x += 40 + 8 * kind.len() as i32;
     }
+    write(&area, "logarithmic scale", (WIDTH - 20, 18), HPos::Right, 13.0)?;
     let mut y = LEGEND;
     for (work, class, rows) in panels {
         draw_panel(&area, y, work, class, &rows)?;
