@@ -21,6 +21,7 @@ mod cpus;
 mod driver;
 mod measure;
 mod message;
+mod others;
 mod part;
 mod peer;
 mod peers;

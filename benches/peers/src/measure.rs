@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::others::Usage;
 use crate::peer::Entry;
-use crate::record::{self, LeftOut, Machine, Record, Timed};
+use crate::record::{LeftOut, Machine, Record, Timed};
 use crate::work::Work;
 use crate::{clock, cpus, driver, peers};
 
@@ -25,6 +26,9 @@ pub struct Options {
     /// Processors: of who sends first, then of the others [default: the first two allowed]
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
+    /// Share of the processors that other programs may have during a run that counts
+    #[arg(long, default_value_t = 0.1)]
+    others: f64,
     /// Where the records go; what is there stays
     #[arg(long)]
     raw: PathBuf,
@@ -39,7 +43,7 @@ pub struct Options {
     left_out: Option<PathBuf>,
 }
 
-/// How often a run is tried whose processors moved.
+/// How often a run is tried that does not count.
 const TRIES: u32 = 3;
 
 /// Whether `name` contains one of `wanted`, or nothing is wanted.
@@ -72,6 +76,7 @@ pub fn measure(options: &Options) -> Result<()> {
         raw: Raw::open(options)?,
         cpus,
         seconds: options.seconds,
+        others: options.others,
         is_interrupted: driver::catch_signals()?,
     };
     measurement.introduce(options, &peers)?;
@@ -91,6 +96,7 @@ struct Measurement {
     raw: Raw,
     cpus: Vec<usize>,
     seconds: f64,
+    others: f64,
     is_interrupted: Arc<AtomicBool>,
 }
 
@@ -108,20 +114,26 @@ impl Measurement {
         Ok(())
     }
 
-    /// One turn of a peer: a run, or several if the processors moved.
+    /// One turn of a peer: a run, or several if they do not count.
     fn turn(&mut self, round: u32, work: Work, peer: &dyn Entry) -> Result<()> {
         let name = peer.about().name;
         for _ in 0..TRIES {
+            let before = Usage::of(&self.cpus)?;
             let outcome = driver::run(peer, work, &self.cpus, self.seconds).map_err(|error| format!("{error:#}"));
+            let others = before.share_of_others(&Usage::of(&self.cpus)?);
             ensure!(!self.is_interrupted.load(Ordering::Relaxed), "interrupted");
-            eprintln!("round {}: {work}: {name}: {}", round + 1, record::describe(&outcome));
-            let is_over = outcome.as_ref().map_or(true, |outcome| outcome.probes.agree());
-            self.raw.write(&Record::Timed(Timed {
+            let is_kept = outcome.as_ref().is_ok_and(|outcome| outcome.probes.agree()) && others <= self.others;
+            let is_over = is_kept || outcome.is_err();
+            let timed = Timed {
                 round,
                 work,
                 peer: name.to_string(),
+                others,
+                is_kept,
                 outcome,
-            }))?;
+            };
+            eprintln!("round {}: {work}: {name}: {timed}", round + 1);
+            self.raw.write(&Record::Timed(timed))?;
             if is_over {
                 break;
             }

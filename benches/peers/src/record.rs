@@ -1,8 +1,8 @@
 //! What is written down of a measurement, a JSON object a line: all that the page is made of.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,10 @@ pub struct Timed {
     pub round: u32,
     pub work: Work,
     pub peer: String,
+    /// The share of the processors that others had.
+    pub others: f64,
+    /// The processors stayed where they were, and others had little of them.
+    pub is_kept: bool,
     pub outcome: Result<Outcome, String>,
 }
 
@@ -115,29 +119,34 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// One run in a line, for who watches.
-pub fn describe(outcome: &Result<Outcome, String>) -> String {
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(error) => return format!("failed: {error}"),
-    };
-    let figures = match outcome.figures {
-        Figures::Times { p50, p99, count, .. } => format!("p50 {p50:.0} ns, p99 {p99:.0} ns, {count}"),
-        Figures::Rate {
-            per_second,
-            lost,
-            torn,
-            received,
-        } => format!(
-            "{:.3} million/s, {received} received, {lost} lost, {torn} torn",
-            per_second / 1e6
-        ),
-    };
-    let moved = if outcome.probes.agree() { "" } else { " (moved)" };
-    format!(
-        "{figures}; {}: a line {:.0} to {:.0} ns{moved}",
-        outcome.probes.class(),
-        outcome.probes.before_ns,
-        outcome.probes.after_ns
-    )
+/// In a line, for who watches.
+impl fmt::Display for Timed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { probes, figures } = match &self.outcome {
+            Ok(outcome) => outcome,
+            Err(error) => return write!(f, "failed: {error}"),
+        };
+        match figures {
+            Figures::Times { p50, p99, count, .. } => write!(f, "p50 {p50:.0} ns, p99 {p99:.0} ns, {count}")?,
+            Figures::Rate {
+                per_second,
+                lost,
+                torn,
+                received,
+            } => write!(
+                f,
+                "{:.3} million/s, {received} received, {lost} lost, {torn} torn",
+                per_second / 1e6
+            )?,
+        }
+        write!(
+            f,
+            "; {}: a line {:.0} to {:.0} ns; others had {:.0} %{}",
+            probes.class(),
+            probes.before_ns,
+            probes.after_ns,
+            100.0 * self.others,
+            if self.is_kept { "" } else { " (dropped)" },
+        )
+    }
 }

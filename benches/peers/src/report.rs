@@ -29,7 +29,7 @@ pub fn write(records: &[Record], docs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A run that counts: the processors stayed where they were.
+/// A run that counts.
 struct Kept {
     round: u32,
     figures: Figures,
@@ -60,7 +60,7 @@ struct Findings<'r> {
     peers: Vec<&'r About>,
     left_out: Vec<&'r LeftOut>,
     tables: Vec<Table<'r>>,
-    /// How many runs there were, how many of them do not count because the processors moved, and how many failed.
+    /// How many runs there were, how many of them were dropped, and how many failed.
     runs: (usize, usize, usize),
 }
 
@@ -122,7 +122,7 @@ impl<'r> Table<'r> {
                 continue;
             };
             match &run.outcome {
-                Ok(outcome) if outcome.probes.agree() => {
+                Ok(outcome) if run.is_kept => {
                     kept.entry((peer, outcome.probes.class())).or_default().push(Kept {
                         round: run.round,
                         figures: outcome.figures,
@@ -205,12 +205,12 @@ impl<'r> Findings<'r> {
             .filter(|table| !table.rows.is_empty() || !table.failed.is_empty())
             .collect();
         ensure!(!tables.is_empty(), "the records tell of no run");
-        let moved = |run: &&&Timed| run.outcome.as_ref().is_ok_and(|outcome| !outcome.probes.agree());
+        let dropped = |run: &&&Timed| run.outcome.is_ok() && !run.is_kept;
         Ok(Self {
             machine: machine.context("the records do not say on which machine they were made")?,
             runs: (
                 timed.len(),
-                timed.iter().filter(moved).count(),
+                timed.iter().filter(dropped).count(),
                 timed.iter().filter(|run| run.outcome.is_err()).count(),
             ),
             peers,

@@ -11,11 +11,11 @@ const TEMPLATE: &str = include_str!("page.md");
 /// All of it.
 pub fn page(findings: &Findings<'_>) -> String {
     let machine = findings.machine;
-    let (runs, moved, failed) = findings.runs;
+    let (runs, dropped, failed) = findings.runs;
     let cpus: Vec<String> = machine.cpus.iter().map(ToString::to_string).collect();
     let facts = format!(
         "{}, {} processors, kernel {}, {}; {}. Pinned to processors {}; {} rounds of {} s; load {:.1} when it began. {runs} runs, \
-         of which {moved} were dropped because the processors moved and {failed} failed.",
+         of which {dropped} were dropped and {failed} failed.",
         machine.processor,
         machine.processors,
         machine.kernel,
