@@ -28,12 +28,12 @@ function complain(path, what) {
     faults++
 }
 
-# Not on the hot path: what is rare, and what a program does not survive. now_ns is the clock, publishing's one call.
+# Not on the hot path: what is rare, and what a program does not survive. The system's clock is publishing's one call.
 function is_cold(callee) {
     return callee ~ /6lapped|11implausible|9not_ready|4bell6Ringer4wake|9Publisher6refuse|9Publisher13wait_for_room|9Publisher3ask|5clock.*4look|13expect_failed|7Refusal5error|5Batch13wait_for_room|9panicking|16slice_index_fail/
 }
 function is_known(callee) {
-    return callee ~ /9publisher6now_ns|5clock.*9system_ns/
+    return callee ~ /9publisher6now_ns|10SystemTime/
 }
 
 # Adds up the instructions of `path` and all that it calls.
