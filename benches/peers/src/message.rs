@@ -78,3 +78,21 @@ pub fn look_at_bytes(bytes: &[u8], reading: Reading) -> Seen {
     assert!(rest.is_empty(), "a message of {} bytes", bytes.len());
     look(words.iter().map(|&word| u64::from_ne_bytes(word)), reading)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_two_is_told_from_a_whole_one_wherever_they_meet() {
+        let mut draft = Draft::new(64);
+        let new = draft.make(2, 64).to_vec();
+        let old = draft.make(1, 64);
+
+        assert!(look_at_bytes(old, Reading::Whole).is_whole);
+        for border in (8..64).step_by(8) {
+            let torn = [&new[..border], &old[border..]].concat();
+            assert!(!look_at_bytes(&torn, Reading::Whole).is_whole, "at byte {border}");
+        }
+    }
+}

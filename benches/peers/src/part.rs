@@ -525,3 +525,47 @@ impl Tally {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(sequence: u64) -> Seen {
+        Seen {
+            sequence,
+            is_whole: true,
+        }
+    }
+
+    #[test]
+    fn what_does_not_arrive_is_lost_and_what_is_torn_is_not_received() {
+        let mut tally = Tally::new(64, 0);
+        let arriving = (0..1000).filter(|sequence| !(500..600).contains(sequence));
+        arriving.for_each(|sequence| tally.take(seen(sequence)));
+        tally.take(Seen {
+            sequence: 7,
+            is_whole: false,
+        });
+        tally.take(seen(END));
+
+        let figures = tally.figures(1010, &Scale::start()).expect("enough arrived");
+
+        // Counting begins behind the first message; ten never came after the last.
+        let Figures::Rate {
+            received, lost, torn, ..
+        } = figures
+        else {
+            panic!("{figures:?}")
+        };
+        assert_eq!((received, lost, torn), (899, 110, 1));
+    }
+
+    #[test]
+    fn messages_that_come_twice_fail_the_run() {
+        let mut tally = Tally::new(64, 0);
+        [0, 1, 1].into_iter().for_each(|sequence| tally.take(seen(sequence)));
+        tally.take(seen(END));
+
+        assert!(tally.figures(2, &Scale::start()).is_err());
+    }
+}

@@ -128,6 +128,10 @@ impl Link {
     }
 
     /// A name that no other link has. What is left in `/dev/shm` under such a name is removed after the run.
+    #[cfg_attr(
+        not(feature = "iceoryx2"),
+        expect(dead_code, reason = "only iceoryx2 names things outside")
+    )]
     pub fn unique(&self) -> String {
         let mut parts = self.directory.iter().rev().map(|part| part.to_string_lossy());
         let (link, run) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

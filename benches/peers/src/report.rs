@@ -219,3 +219,39 @@ impl<'r> Findings<'r> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(round: u32, p50: f64) -> Kept {
+        Kept {
+            round,
+            figures: Figures::Times {
+                p50,
+                p99: p50,
+                p999: p50,
+                count: 1,
+            },
+            probes: Probes {
+                before_ns: 60.0,
+                after_ns: 60.0,
+            },
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_runs_of_one_round() {
+        let peer = [kept(0, 300.0), kept(1, 400.0), kept(3, 9.0)];
+        let lapwing = [kept(0, 100.0), kept(1, 200.0), kept(2, 9.0)];
+
+        assert_eq!(ratios(&peer, &lapwing), [3.0, 2.0]);
+    }
+
+    #[test]
+    fn median_is_the_middle_or_between_the_two() {
+        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median([]), None);
+    }
+}
