@@ -84,6 +84,8 @@ const POLLS_PER_CLOCK: u32 = 64;
 /// Pauses before a reader that was receiving a stream looks again. Hammering the line that the publisher is about to
 /// write costs both of them most of their speed; a lone message is not made to wait.
 const STREAM_PAUSES: u32 = 100;
+/// Messages without a pause that make a stream. An exchange of questions and answers has a few, now and then.
+const STREAM_MESSAGES: u32 = 16;
 /// Longest sleep, so that a server's death is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Longest sleep while the server may not know yet that somebody is attached.
@@ -287,7 +289,7 @@ impl Subscriber {
 
     /// Waits until a poll will find something, for up to `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Waited {
-        let is_streaming = std::mem::take(&mut self.streak) > 1;
+        let is_streaming = std::mem::take(&mut self.streak) >= STREAM_MESSAGES;
         if timeout.is_zero() {
             let now = Instant::now();
             return self.look(now, Some(now));
