@@ -47,7 +47,8 @@ impl Machine {
         static HAS_COUNTER: OnceLock<bool> = OnceLock::new();
         let has_counter = *HAS_COUNTER.get_or_init(|| {
             let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-            cfg!(all(target_arch = "x86_64", not(any(miri, portable)))) && source.is_ok_and(|source| source.trim() == "tsc")
+            cfg!(all(target_arch = "x86_64", not(any(miri, portable))))
+                && source.is_ok_and(|source| source.trim() == "tsc")
         });
         Self { has_counter }
     }

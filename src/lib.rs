@@ -105,7 +105,10 @@ mod wakes;
 mod bell;
 
 #[cfg(not(loom))]
-#[cfg_attr(not(portable), expect(unsafe_code, reason = "the processor's counter has no safe wrapper"))]
+#[cfg_attr(
+    not(portable),
+    expect(unsafe_code, reason = "the processor's counter has no safe wrapper")
+)]
 mod clock;
 
 #[cfg(not(loom))]

@@ -492,7 +492,7 @@ impl Reader {
             return Poll::Empty;
         }
         if before != ready(sequence) {
-            return self.not_ready(words, before);
+            return self.not_ready(words, before).told();
         }
         // R1, pairs with W2: the loads below see this message or a newer one.
         fence(Ordering::Acquire);
@@ -501,7 +501,7 @@ impl Reader {
         }
         let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
         let Some((position, payload)) = self.locate(words, at, slot, len) else {
-            return self.implausible(words, slot);
+            return self.implausible(words, slot).told();
         };
         let len = (len & !LARGE) as usize;
         let value = read(View {
@@ -514,7 +514,7 @@ impl Reader {
         // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
         fence(Ordering::Acquire);
         if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
-            return self.lapped(words);
+            return self.lapped(words).told();
         }
         self.cursor = sequence + 1;
         Poll::Message(Received {
@@ -552,33 +552,33 @@ impl Reader {
 
     /// Length and position made no sense: they are of a newer message, or the publisher breaks the protocol.
     #[cold]
-    fn implausible<R>(&mut self, words: Words<'_>, slot: Slot<'_>) -> Poll<R> {
+    fn implausible(&mut self, words: Words<'_>, slot: Slot<'_>) -> Obstacle {
         // R2, pairs with W1: had a newer message been begun, its stamp is seen now.
         fence(Ordering::Acquire);
         if slot.load(STAMP) == ready(self.cursor) {
-            return Poll::Corrupt { sequence: self.cursor };
+            return Obstacle::Corrupt { sequence: self.cursor };
         }
         self.lapped(words)
     }
 
     #[cold]
-    fn not_ready<R>(&mut self, words: Words<'_>, stamp: u64) -> Poll<R> {
+    fn not_ready(&mut self, words: Words<'_>, stamp: u64) -> Obstacle {
         if stamp == ended(self.cursor) {
-            return Poll::Ended;
+            return Obstacle::Ended;
         }
         let ahead = (stamp >> 2) - self.cursor;
         if !ahead.is_multiple_of(self.geometry.slot_count()) {
-            return Poll::Corrupt { sequence: self.cursor };
+            return Obstacle::Corrupt { sequence: self.cursor };
         }
         self.lapped(words)
     }
 
     /// Moves the cursor past what was overwritten. Looks at 131,072 slots at most.
     #[cold]
-    fn lapped<R>(&mut self, words: Words<'_>) -> Poll<R> {
+    fn lapped(&mut self, words: Words<'_>) -> Obstacle {
         let first = self.cursor;
         if first >= MAX_SEQUENCE {
-            return Poll::Corrupt { sequence: first };
+            return Obstacle::Corrupt { sequence: first };
         }
         let head = head(words).next;
         // A reader that comes late is given the oldest there is; one that was overtaken, a head start.
@@ -599,9 +599,28 @@ impl Reader {
                     .unwrap_or(start.max(head))
             }
         };
-        Poll::Lapped {
+        Obstacle::Lapped {
             first,
             missed: self.cursor - first,
+        }
+    }
+}
+
+/// Why the next message is not to be read. Not a [`Poll`] itself: that would be built in memory, where the compiler then
+/// leaves what is read of every message, too.
+enum Obstacle {
+    Ended,
+    Lapped { first: u64, missed: u64 },
+    Corrupt { sequence: u64 },
+}
+
+impl Obstacle {
+    #[inline]
+    fn told<T>(self) -> Poll<T> {
+        match self {
+            Self::Ended => Poll::Ended,
+            Self::Lapped { first, missed } => Poll::Lapped { first, missed },
+            Self::Corrupt { sequence } => Poll::Corrupt { sequence },
         }
     }
 }

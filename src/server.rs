@@ -448,8 +448,9 @@ impl Monitor<'_> {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.announcement = None;
+        // The end before the lock on the info file: a reader that finds the lock gone takes a silent server for dead.
         self.end_stream();
+        self.announcement = None;
         if self.service.is_running() {
             // Who has not read the end by then learns it from the closed connection.
             let _ = self.service.finish(FAREWELL);

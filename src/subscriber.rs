@@ -81,9 +81,11 @@ pub(crate) const BRIEF_SPIN_TIME: Duration = Duration::from_micros(24);
 const _: () = assert!(BRIEF_SPIN_TIME.as_nanos() > WAKE_INTERVAL.as_nanos());
 /// Polls between two looks at the clock.
 const POLLS_PER_CLOCK: u32 = 64;
-/// Pauses before a reader that was receiving a stream looks again. Hammering the line that the publisher is about to
-/// write costs both of them most of their speed; a lone message is not made to wait.
+/// Pauses between two looks of a reader that has caught up with a stream. One that follows the publisher line by line
+/// takes each away from it while it is written, which costs both of them most of their speed: so it falls back by an
+/// eighth of the ring, for as long as messages come with every look, but no more than so many looks.
 const STREAM_PAUSES: u32 = 100;
+const STREAM_LOOKS: u32 = 16;
 /// Messages without a pause that make a stream. An exchange of questions and answers has a few, now and then.
 const STREAM_MESSAGES: u32 = 16;
 /// Longest sleep, so that a server's death is noticed.
@@ -257,34 +259,20 @@ impl Subscriber {
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
-    /// as [`Subscriber::poll`] does; `read` may be called again if the publisher was faster. Returns `Dead` once the
-    /// server has died and everything was read, if it can tell (see [`Subscriber::with_lock`]).
-    pub fn receive<R>(&mut self, timeout: Duration, mut read: impl FnMut(View<'_>) -> R) -> Poll<R> {
-        let outcome = self.poll(&mut read);
-        if !matches!(outcome, Poll::Empty) {
-            return outcome;
-        }
-        let mut deadline = None;
-        let mut left = timeout;
-        loop {
-            match self.wait(left) {
-                Waited::Ready => match self.poll(&mut read) {
-                    // Only a publisher that takes a stamp back can cause this. What passed so far was not measured.
-                    Poll::Empty => {
-                        let now = Instant::now();
-                        let end = *deadline.get_or_insert(now.checked_add(timeout));
-                        left = end.map_or(timeout, |end| end.saturating_duration_since(now));
-                    }
-                    outcome => return outcome,
-                },
+    /// as [`Subscriber::poll`] does. Returns `Dead` once the server has died and everything was read, if it can tell
+    /// (see [`Subscriber::with_lock`]).
+    #[inline]
+    pub fn receive<R>(&mut self, timeout: Duration, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
+        if !self.is_ready() {
+            match self.wait(timeout) {
+                Waited::Ready => {}
                 Waited::TimedOut => return Poll::Empty,
                 Waited::Ended => return Poll::Ended,
                 Waited::Dead => return Poll::Dead,
             }
-            if left.is_zero() {
-                return Poll::Empty;
-            }
         }
+        // `Empty` still, if a publisher took a stamp back, which only a hostile one does.
+        self.poll(read)
     }
 
     /// Waits until a poll will find something, for up to `timeout`.
@@ -295,7 +283,7 @@ impl Subscriber {
             return self.look(now, Some(now));
         }
         if is_streaming {
-            (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
+            self.fall_back();
         }
         // Clocks cost as much as a message takes from one processor to another: the first look goes without.
         if self.spin() {
@@ -348,6 +336,21 @@ impl Subscriber {
                         return (Some(waited), now);
                     }
                 }
+            }
+        }
+    }
+
+    /// Lets the publisher of a stream get ahead.
+    fn fall_back(&self) {
+        let far = self.segment.geometry().slot_count() / 8;
+        for _ in 0..STREAM_LOOKS {
+            (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
+            if !self.is_ready()
+                || self
+                    .reader
+                    .is_there(self.segment.words(), self.cursor().saturating_add(far))
+            {
+                break;
             }
         }
     }
