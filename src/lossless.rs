@@ -198,7 +198,8 @@ impl LosslessSubscriber {
     }
 
     /// As [`Subscriber::receive`].
-    pub fn receive<R>(&mut self, timeout: Duration, read: impl FnMut(View<'_>) -> R) -> Poll<R> {
+    #[inline]
+    pub fn receive<R>(&mut self, timeout: Duration, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
         let outcome = self.subscriber.receive(timeout, read);
         self.note(&outcome);
         outcome

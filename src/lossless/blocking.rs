@@ -95,13 +95,17 @@ impl BlockingSubscriber {
         if !matches!(outcome, Poll::Empty) {
             return outcome;
         }
-        let waited = self.subscriber.borrow_mut().wait(timeout);
-        match waited {
+        match self.wait(timeout) {
             Waited::Ready => self.poll(),
             Waited::TimedOut => Poll::Empty,
             Waited::Ended => Poll::Ended,
             Waited::Dead => Poll::Dead,
         }
+    }
+
+    /// Waits until a poll will find something, for up to `timeout`.
+    pub fn wait(&self, timeout: Duration) -> Waited {
+        self.subscriber.borrow_mut().wait(timeout)
     }
 
     /// The sequence wanted next.
