@@ -111,12 +111,10 @@ impl ServerOptions {
     }
 
     fn geometry(&self) -> Result<Geometry, GeometryError> {
-        let slots = self
-            .slots
-            .unwrap_or_else(|| {
-                let wanted = (self.ring_bytes / 16).max(SLOTS_BYTES / self.slot_bytes.max(1));
-                wanted.clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end())
-            });
+        let slots = self.slots.unwrap_or_else(|| {
+            let wanted = (self.ring_bytes / 16).max(SLOTS_BYTES / self.slot_bytes.max(1));
+            wanted.clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end())
+        });
         Geometry::new(slots, self.slot_bytes, self.ring_bytes, self.max_message_bytes)
     }
 }

@@ -27,16 +27,16 @@ fn every_kernel_limit_is_named_with_what_is_wanted_and_what_is_left() {
         ),
         (
             "shmall",
-            "144",
-            "145",
-            "145 pages but kernel.shmall leaves 144",
+            "528",
+            "529",
+            "529 pages but kernel.shmall leaves 528",
             "raise it or ask for a smaller ring",
         ),
         (
             "shmmax",
-            "593919",
-            "593920",
-            "593920 bytes but kernel.shmmax leaves 593919",
+            "2166783",
+            "2166784",
+            "2166784 bytes but kernel.shmmax leaves 2166783",
             "raise it or ask for a smaller ring",
         ),
     ] {
@@ -58,7 +58,7 @@ fn ids_and_pages_of_others_count() {
     let taken = |name: &str, value: u32| format!("echo {value} > /proc/sys/kernel/{name}\nipcmk -M 409600 >/dev/null");
     for (script, sizes) in [
         (taken("shmmni", 1), "kernel.shmmni leaves 0"),
-        (taken("shmall", 244), "145 pages but kernel.shmall leaves 144"),
+        (taken("shmall", 628), "529 pages but kernel.shmall leaves 528"),
     ] {
         let refused = run_behind("", &script, directory.path(), brief_server(directory.path(), ""));
 

@@ -210,7 +210,12 @@ fn cgroup_that_may_have_no_huge_pages_is_an_error_and_no_signal() {
     let Some(_reserved) = reserve(1) else { return };
     let directory = tempfile::tempdir().unwrap();
     let world = set_up("", &format!("echo $$ > {}/cgroup.procs", poor.path.display()));
-    let words = |how| brief_server(directory.path(), &format!("--huge-page-size 2M --huge-pages {how}"));
+    let words = |how| {
+        brief_server(
+            directory.path(),
+            &format!("--slots 4096 --huge-page-size 2M --huge-pages {how}"),
+        )
+    };
 
     let told = run(&within(&world, words("require"))).expect(1).told();
 
@@ -313,7 +318,7 @@ fn locked_ring_is_locked_and_who_may_lock_nothing_is_told_what_to_raise() {
             "{limit}: {told}"
         );
     }
-    run(&within(&world(&format!("prlimit --memlock=1048576 {NOBODY}")), words)).expect(0);
+    run(&within(&world(&format!("prlimit --memlock=4194304 {NOBODY}")), words)).expect(0);
 }
 
 /// The mode of the one segment in the IPC namespace of a process.
