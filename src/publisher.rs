@@ -115,6 +115,19 @@ impl Publisher {
         Ok(self.put_and_ring(tag, payload))
     }
 
+    /// Publishes `payload` with a tag and a time of its own, in nanoseconds since 1970: that of an exchange or a sensor, or
+    /// of a recording that is played again. The clock is looked at for nothing but a wake, and behind the message.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline]
+    pub fn publish_at(&mut self, timestamp_ns: u64, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        self.admit(payload.len())?;
+        let sequence = self.put(tag, payload, timestamp_ns);
+        self.ringer.ring(|| self.clock.now_ns());
+        Ok(sequence)
+    }
+
     /// As [`Publisher::publish_tagged`], but never waits.
     ///
     /// # Errors

@@ -317,6 +317,23 @@ fn payload(sequence: u64, out: &mut Vec<u8>) {
 }
 
 #[test]
+fn message_with_a_time_of_its_own_keeps_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = server(&directory, 1024);
+    let mut subscriber = subscribe(&server, Join::New);
+
+    server.publisher().publish_at(1234, 7, b"recorded").unwrap();
+
+    match subscriber.poll(|view| view.to_vec()) {
+        Poll::Message(message) => assert_eq!(
+            (message.timestamp_ns, message.tag, &*message.value),
+            (1234, 7, &b"recorded"[..])
+        ),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn at_full_speed_nothing_is_torn_and_the_account_is_exact() {
     const MESSAGES: u64 = 300_000;
     let dir = tempfile::tempdir().unwrap();
