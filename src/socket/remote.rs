@@ -30,6 +30,9 @@ use crate::{Incarnation, Join, Poll, Received};
 const READS_PER_POLL: usize = 4;
 /// Messages between two looks at the clock: it would cost a tenth of the time of a small message.
 const MESSAGES_PER_LOOK: u32 = 8;
+/// Shortest time between two acknowledgements while there is more to deliver: the publisher may be waiting for them, and
+/// each costs both sides a system call.
+const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_micros(50);
 
 /// A subscriber over TCP.
 ///
@@ -68,6 +71,13 @@ struct Clock {
     looked: Instant,
     /// Messages until the next look.
     countdown: u32,
+}
+
+/// Whether something that was received is still to be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backlog {
+    None,
+    Some,
 }
 
 /// What is at the front of the stream.
@@ -249,7 +259,7 @@ impl RemoteSubscriber {
     #[inline]
     fn advance(&mut self) -> Result<Next, RemoteError> {
         if self.clock.message_is_due_for_a_look() {
-            self.speak(Instant::now())?;
+            self.speak(Instant::now(), Backlog::Some)?;
         }
         if self.ended {
             return Ok(Next::End);
@@ -319,7 +329,8 @@ impl RemoteSubscriber {
                 silence: self.clock.silence,
             });
         }
-        self.speak(now)?;
+        // Nothing that was received is left: who waits for that must know.
+        self.speak(now, if filled { Backlog::Some } else { Backlog::None })?;
         Ok(filled)
     }
 
@@ -329,15 +340,17 @@ impl RemoteSubscriber {
     /// # Errors
     /// When the connection is lost.
     pub fn keep_alive(&mut self) -> Result<(), RemoteError> {
-        self.speak(Instant::now())
+        self.speak(Instant::now(), Backlog::None)
     }
 
     /// Sends a PROGRESS when one is due. A full socket is no error: the server is told when it takes something again.
-    fn speak(&mut self, now: Instant) -> Result<(), RemoteError> {
+    fn speak(&mut self, now: Instant, backlog: Backlog) -> Result<(), RemoteError> {
         self.clock.look(now);
-        let is_due = now.duration_since(self.clock.spoke) >= self.clock.heartbeat
-            // Nothing that was received is left: who waits for that must know.
-            || self.acknowledged.is_some_and(|acknowledged| acknowledged < self.cursor);
+        let silent = now.duration_since(self.clock.spoke);
+        let is_due = silent >= self.clock.heartbeat
+            || self.acknowledged.is_some_and(|acknowledged| {
+                acknowledged < self.cursor && (backlog == Backlog::None || silent >= ACKNOWLEDGE_INTERVAL)
+            });
         if self.unsent.is_empty() && !self.ended && is_due {
             let next = self.cursor;
             ClientFrame::Progress { next }.append_to(&mut self.unsent);

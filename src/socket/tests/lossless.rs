@@ -1,5 +1,6 @@
 //! Lossless subscribers over TCP: what their acknowledgements do, and what becomes of those who break the rules.
 
+use super::super::frame::Offer;
 use super::*;
 use crate::PublishError;
 use crate::gate::{LosslessPolicy, LosslessStatus};
@@ -274,4 +275,93 @@ fn claims_that_cannot_be_had_are_refused_with_the_reason_and_counted() {
     assert_eq!(code, RejectCode::TooManyClaims);
     assert!(reason.contains("--max-lossless"), "{reason}");
     assert_eq!(host.service.stats().rejected_lossless, 2);
+}
+
+/// What a server says that has so many messages at hand.
+fn everything(messages: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let hello = Hello {
+        incarnation: Incarnation::NIL,
+        head: messages,
+        oldest: 0,
+        max_message_bytes: 4096,
+        heartbeat_ms: 100_000,
+        silence_ms: 200_000,
+        connections: 1,
+        closed: false,
+        offers: true,
+        name: "x".to_owned(),
+    };
+    let offer = Offer {
+        policy: LosslessPolicy::Block,
+        max_subscribers: 1,
+        subscribers: 0,
+        evicted: 0,
+        holder: None,
+    };
+    ServerFrame::Hello(hello).append_to(&mut bytes);
+    ServerFrame::Offer(offer).append_to(&mut bytes);
+    ServerFrame::Start { first: 0, missed: 0 }.append_to(&mut bytes);
+    for sequence in 0..messages {
+        let message = ServerFrame::Message {
+            sequence,
+            timestamp_ns: 0,
+            tag: 0,
+            payload: b"x",
+        };
+        message.append_to(&mut bytes);
+    }
+    bytes
+}
+
+/// The last acknowledgement in what a client said, and how many there are.
+fn acknowledgements(said: &[u8]) -> (u64, u128) {
+    let (mut acknowledged, mut times) = (0, 0);
+    let mut decoder = Decoder::of_client();
+    for byte in said {
+        decoder.push(&[*byte]);
+        while let Some(frame) = decoder.client_frame().unwrap() {
+            if let ClientFrame::Progress { next } = frame {
+                assert!(next > acknowledged, "{next} behind {acknowledged}");
+                (acknowledged, times) = (next, times + 1);
+            }
+        }
+    }
+    (acknowledged, times)
+}
+
+/// A server that has everything at hand: what a subscriber says while it is busy with that is little.
+#[test]
+fn subscriber_with_more_at_hand_acknowledges_now_and_then_and_in_the_end_all() {
+    const MESSAGES: u64 = 4000;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&everything(MESSAGES)).unwrap();
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).unwrap();
+        heard
+    });
+    let mut subscriber =
+        RemoteSubscriber::connect_lossless(&[address], Incarnation::NIL, Join::Oldest, PATIENCE).unwrap();
+
+    let started = Instant::now();
+    let (mut messages, mut pauses) = (0, 0);
+    while messages < MESSAGES || pauses == 0 {
+        match subscriber.poll(|_| ()).unwrap() {
+            Poll::Message(_) => messages += 1,
+            Poll::Empty => pauses += u128::from(messages > 0),
+            other => panic!("{other:?}"),
+        }
+        assert!(started.elapsed() < PATIENCE);
+    }
+    while !matches!(subscriber.poll(|_| ()).unwrap(), Poll::Empty) {}
+    let elapsed = started.elapsed();
+    drop(subscriber);
+
+    let (acknowledged, times) = acknowledgements(&server.join().unwrap());
+    assert_eq!(acknowledged, MESSAGES);
+    let most = elapsed.as_micros() / 50 + pauses + 2;
+    assert!(times <= most, "{times} times in {elapsed:?} with {pauses} pauses");
 }
