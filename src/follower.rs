@@ -14,6 +14,7 @@
 //! A lossless follower claims its place anew wherever it attaches. Losses are then possible between two attachments, and
 //! after an eviction; they are told like all others.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::discovery::{self, Found, Trust, Watch};
 use crate::incarnation::Incarnation;
 use crate::liveness::ServerState;
 use crate::lossless::{LosslessError, LosslessSubscriber};
-use crate::ring::{Poll, Received};
+use crate::ring::{Poll, Received, View};
 use crate::socket::{RemoteError, RemoteSubscriber};
 use crate::subscriber::{Join, Subscriber, WaitStrategy};
 use crate::transport::{Payload, Transport, TransportChoice};
@@ -145,6 +146,50 @@ enum Source {
     Socket(Box<RemoteSubscriber>),
 }
 
+/// Messages that were taken one behind the other.
+struct Burst {
+    /// Behind the last one, if there was any.
+    cursor: Option<u64>,
+    /// What came instead of one more; `None` if no more was wanted.
+    end: Option<Poll<()>>,
+}
+
+impl Burst {
+    /// Waits for the first message, then takes those that are there. `poll` is told how long to wait, if at all, and
+    /// appends the payload to what the buffer holds up to where it is told.
+    #[inline]
+    fn take(
+        timeout: Duration,
+        out: &mut Vec<u8>,
+        mut each: impl FnMut(&mut Vec<u8>, Received<usize>) -> ControlFlow<()>,
+        mut poll: impl FnMut(Option<Duration>, &mut Vec<u8>, usize) -> Poll<()>,
+    ) -> Self {
+        let (mut cursor, mut wait) = (None, Some(timeout));
+        loop {
+            let start = out.len();
+            let polled = poll(wait.take(), out, start).map(|()| start);
+            if let Poll::Message(received) = polled {
+                cursor = Some(received.sequence + 1);
+                if each(out, received).is_break() {
+                    return Self { cursor, end: None };
+                }
+            } else {
+                // What was appended is of a message that was overwritten meanwhile.
+                out.truncate(start);
+                let end = Some(polled.map(drop));
+                return Self { cursor, end };
+            }
+        }
+    }
+}
+
+/// Appends `payload` to the first `start` bytes of `out`, in the place of one that was overwritten while it was read.
+#[inline]
+fn append(payload: Payload<'_>, out: &mut Vec<u8>, start: usize) {
+    out.truncate(start);
+    payload.append_to(out);
+}
+
 /// Why a transport cannot be had.
 #[derive(Debug)]
 struct Failure {
@@ -244,6 +289,80 @@ impl Follower {
                 self.position = Some((incarnation, received.sequence + 1));
                 Event::Message(received)
             }
+            other => self.conclude(incarnation, other),
+        }
+    }
+
+    /// Waits as [`Follower::next`] does, but for no single message: takes all that are there then, without a pause. The
+    /// payload of each is appended to `out` and `each` called at once, with where in `out` it begins as its value; `each`
+    /// may do with `out` what it likes, and breaks to be given no more for now. Returns what there is to tell behind the
+    /// messages, [`Event::Idle`] if nothing, and never [`Event::Message`].
+    ///
+    /// For who wants all of a stream: a message costs a poll and its copy, where [`Follower::next`] makes an event of each.
+    /// A lossless follower gives messages back to the server up to 64 at a time, and all of them when this returns: over
+    /// shared memory a publisher that waits for room may wait for what `each` does with so many.
+    pub fn burst(
+        &mut self,
+        timeout: Duration,
+        out: &mut Vec<u8>,
+        each: impl FnMut(&mut Vec<u8>, Received<usize>) -> ControlFlow<()>,
+    ) -> Event<()> {
+        if let Some((first, missed)) = self.untold.take() {
+            return self.lapped(first, missed);
+        }
+        let mut lost = None;
+        let (incarnation, burst) = match &mut self.source {
+            None => return self.find(timeout),
+            Some(Source::SharedMemory(subscriber)) => (
+                subscriber.incarnation(),
+                Burst::take(timeout, out, each, |wait, out, start| {
+                    let read = |view: View<'_>| append(Payload::View(view), out, start);
+                    match wait {
+                        None => subscriber.poll(read),
+                        Some(timeout) => subscriber.receive(timeout, read),
+                    }
+                }),
+            ),
+            Some(Source::Lossless(subscriber)) => (
+                subscriber.subscriber().incarnation(),
+                subscriber.in_advance(|subscriber| {
+                    Burst::take(timeout, out, each, |wait, out, start| {
+                        let read = |view: View<'_>| append(Payload::View(view), out, start);
+                        match wait {
+                            None => subscriber.poll(read),
+                            Some(timeout) => subscriber.receive(timeout, read),
+                        }
+                    })
+                }),
+            ),
+            Some(Source::Socket(subscriber)) => (
+                subscriber.hello().incarnation,
+                Burst::take(timeout, out, each, |wait, out, start| {
+                    let read = |bytes: &[u8]| append(Payload::Bytes(bytes), out, start);
+                    let polled = match wait {
+                        None => subscriber.poll(read),
+                        Some(timeout) => subscriber.receive(timeout, read),
+                    };
+                    polled.unwrap_or_else(|error| {
+                        lost = Some(error);
+                        Poll::Empty
+                    })
+                }),
+            ),
+        };
+        if let Some(cursor) = burst.cursor {
+            self.position = Some((incarnation, cursor));
+        }
+        match (lost, burst.end) {
+            (Some(error), _) => self.conclude(incarnation, Err(error)),
+            (None, Some(end)) => self.conclude(incarnation, Ok(end)),
+            (None, None) => Event::Idle,
+        }
+    }
+
+    /// What it means that there was no message.
+    fn conclude<R>(&mut self, incarnation: Incarnation, polled: Result<Poll<R>, RemoteError>) -> Event<R> {
+        match polled {
             Ok(Poll::Empty) if self.was_evicted() => self.evicted(),
             Ok(Poll::Empty) => self.idle(incarnation),
             Ok(Poll::Lapped { first, missed }) if self.was_evicted() => {

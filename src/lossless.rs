@@ -151,6 +151,50 @@ pub struct LosslessSubscriber {
     lease: Lease,
 }
 
+/// Most messages that are given back together.
+const MOST_TOGETHER: u64 = 64;
+
+/// A lossless subscriber that gives back messages some at a time: each time costs a line of memory that goes from one
+/// processor to the other and back, and a publisher that waits for room is better off with room for some.
+#[derive(Debug)]
+pub(crate) struct InAdvance<'a> {
+    subscriber: &'a mut LosslessSubscriber,
+    /// How many are given back together: far fewer than there are slots.
+    together: u64,
+    /// The sequence up to which all were given back.
+    returned: u64,
+}
+
+impl InAdvance<'_> {
+    /// As [`LosslessSubscriber::poll`], but the message is given back with one of the next.
+    #[inline]
+    pub(crate) fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
+        let outcome = self.subscriber.subscriber.poll(read);
+        self.note(&outcome);
+        outcome
+    }
+
+    /// As [`InAdvance::poll`], but waits as [`LosslessSubscriber::receive`] does.
+    pub(crate) fn receive<R>(&mut self, timeout: Duration, read: impl FnMut(View<'_>) -> R) -> Poll<R> {
+        let outcome = self.subscriber.subscriber.receive(timeout, read);
+        self.note(&outcome);
+        outcome
+    }
+
+    #[inline]
+    fn note<R>(&mut self, outcome: &Poll<R>) {
+        if matches!(outcome, Poll::Message(_)) {
+            let cursor = self.subscriber.subscriber.cursor();
+            if cursor - self.returned >= self.together {
+                self.subscriber.lease.advance(cursor);
+                self.returned = cursor;
+            }
+        } else {
+            self.subscriber.note(outcome);
+        }
+    }
+}
+
 impl LosslessSubscriber {
     /// Attaches the segment of a server that was found, and claims the messages from `join` on. Asks over the server's
     /// socket, for up to `timeout`.
@@ -221,6 +265,18 @@ impl LosslessSubscriber {
             }
             _ => {}
         }
+    }
+
+    /// Lets `take` poll without giving back each message at once. All are given back when this returns.
+    pub(crate) fn in_advance<R>(&mut self, take: impl FnOnce(&mut InAdvance<'_>) -> R) -> R {
+        let slots = self.subscriber.segment().geometry().slot_count();
+        let taken = take(&mut InAdvance {
+            together: (slots / 8).clamp(1, MOST_TOGETHER),
+            returned: self.subscriber.cursor(),
+            subscriber: self,
+        });
+        self.lease.advance(self.subscriber.cursor());
+        taken
     }
 
     /// What the server does about subscribers that are too slow.

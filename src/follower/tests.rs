@@ -1,11 +1,15 @@
 //! Followers of real servers in this process: resuming, switching transports, restarts.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::*;
 use crate::discovery::ServerName;
 use crate::gate::{LosslessOffer, LosslessPolicy};
 use crate::publisher::PublishError;
 use crate::server::{Server, ServerOptions};
 use crate::sync::Ordering;
+use crate::words::watch;
 
 /// Long enough for anything here; a test that needs it has failed.
 const WATCHDOG: Duration = Duration::from_secs(20);
@@ -81,6 +85,146 @@ fn both_transports_tell_the_same_stream_and_its_end() {
         expect_message(&mut follower, 2, b"two");
         server.end_stream();
         assert_eq!(next(&mut follower), Event::Ended);
+    }
+}
+
+/// Takes bursts until something else than a message comes. Returns that, the sequences, and the payloads with a bar behind
+/// each.
+fn bursts(follower: &mut Follower) -> (Event<()>, Vec<u64>, Vec<u8>) {
+    let deadline = Instant::now() + WATCHDOG;
+    let (mut sequences, mut out) = (Vec::new(), Vec::new());
+    loop {
+        let event = follower.burst(Duration::from_millis(100), &mut out, |out, received| {
+            assert_eq!(out.len(), received.value + received.len, "one behind the other");
+            sequences.push(received.sequence);
+            out.push(b'|');
+            ControlFlow::Continue(())
+        });
+        if event != Event::Idle {
+            return (event, sequences, out);
+        }
+        assert!(Instant::now() < deadline, "nothing came");
+    }
+}
+
+#[test]
+fn burst_takes_all_that_is_there_and_then_tells_what_is_behind_it() {
+    for (choice, lossless) in [
+        (TransportChoice::SharedMemory, false),
+        (TransportChoice::SharedMemory, true),
+        (TransportChoice::Socket, false),
+        (TransportChoice::Socket, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(&dir, "burst");
+        options.lossless = Some(LosslessOffer {
+            policy: LosslessPolicy::Block,
+            max_subscribers: 1,
+        });
+        let mut server = Server::start(options).unwrap();
+        let mut follower = follow(&server, Join::Oldest, choice);
+        follower.options.lossless = lossless;
+        let (attached, ..) = bursts(&mut follower);
+        assert!(matches!(attached, Event::Attached { cursor: 0, .. }), "{attached:?}");
+        let mut expected = Vec::new();
+        for len in [0, 1, 7, 8, 9, 63, 64, 65, 96, 97, 0, 5000] {
+            let payload: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            server.publisher().publish(&payload).unwrap();
+            expected.extend(payload);
+            expected.push(b'|');
+        }
+        server.end_stream();
+
+        let (event, sequences, out) = bursts(&mut follower);
+
+        assert_eq!(event, Event::Ended);
+        assert!(sequences.into_iter().eq(0..12));
+        assert!(out == expected, "{choice:?}, lossless: {lossless}");
+    }
+}
+
+#[test]
+fn burst_that_is_broken_off_goes_on_at_the_next_message() {
+    for choice in [TransportChoice::SharedMemory, TransportChoice::Socket] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Server::start(options(&dir, "broken")).unwrap();
+        let mut follower = follow(&server, Join::Oldest, choice);
+        let (attached, ..) = bursts(&mut follower);
+        assert!(matches!(attached, Event::Attached { .. }), "{attached:?}");
+        for payload in 0..9 {
+            server.publisher().publish(&[payload]).unwrap();
+        }
+        server.end_stream();
+
+        let mut out = Vec::new();
+        let event = follower.burst(WATCHDOG, &mut out, |out, _| {
+            if out.len() < 4 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+
+        // Over the socket there may have been fewer.
+        let taken = out.len() as u64;
+        assert!(event == Event::Idle && (1..=4).contains(&taken), "{event:?} {out:?}");
+        assert_eq!(follower.position().map(|(_, cursor)| cursor), Some(taken));
+        let (event, sequences, _) = bursts(&mut follower);
+        assert_eq!(event, Event::Ended);
+        assert!(sequences.into_iter().eq(taken..9));
+    }
+}
+
+/// Nothing of a message that is overwritten in the middle of its copy is left in the buffer: between two that stand, and
+/// as the first of a burst.
+#[test]
+fn burst_keeps_nothing_of_a_message_that_was_overwritten_while_it_was_copied() {
+    for before in [0, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(&dir, "lapped");
+        options.slots = Some(8);
+        let mut server = Server::start(options).unwrap();
+        let mut follower = follow(&server, Join::Oldest, TransportChoice::SharedMemory);
+        let (attached, ..) = bursts(&mut follower);
+        assert!(matches!(attached, Event::Attached { .. }), "{attached:?}");
+        for payload in 0..=before {
+            server.publisher().publish(&[payload; 40]).unwrap();
+        }
+        // The third word of the payload is loaded: the publisher comes around and overwrites the rest.
+        let slot = server.publisher().geometry().slot_at(before.into());
+        let third = std::ptr::from_ref(&server.publisher().memory()[slot + 4 + 2]).addr();
+        let mapped = server.publisher().memory().as_ptr().addr();
+        let seen = match &follower.source {
+            Some(Source::SharedMemory(subscriber)) => subscriber.segment().words().as_ptr().addr(),
+            other => panic!("{other:?}"),
+        };
+        let (server, mut laps) = (Rc::new(RefCell::new(server)), 0..20);
+        let publisher = server.clone();
+        let overwrite = move |word: &crate::sync::AtomicU64| {
+            if std::ptr::from_ref(word).addr() - seen == third - mapped {
+                let mut server = publisher.borrow_mut();
+                for payload in laps.by_ref() {
+                    server.publisher().publish(&[100 + payload; 40]).unwrap();
+                }
+                server.end_stream();
+            }
+        };
+
+        let (lapped, sequences, out) = watch::during(overwrite, || bursts(&mut follower));
+
+        let first = u64::from(before);
+        assert!(
+            matches!(lapped, Event::Gap { first: lost, missed } if lost == first && missed > 0),
+            "{lapped:?}"
+        );
+        assert!(sequences.into_iter().eq(0..first));
+        let expected: Vec<u8> = (0..before)
+            .flat_map(|payload| [&[payload; 40][..], b"|"].concat())
+            .collect();
+        assert_eq!(out, expected);
+        let (end, rest, out) = bursts(&mut follower);
+        assert_eq!((end, rest.last()), (Event::Ended, Some(&(first + 20))));
+        assert!(out.ends_with(&[&[119; 40][..], b"|"].concat()));
     }
 }
 
