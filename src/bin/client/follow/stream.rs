@@ -4,6 +4,7 @@
 //! lone message is seen at once, and in a torrent a message costs an append: no lock, no system call, no clock, but
 //! for every 64th, whose latency is taken.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 use lapwing::cli::Escaped;
 use lapwing::discovery::Found;
 use lapwing::probe::{Category, ProbeOptions, probe};
-use lapwing::{Event, FollowOptions, Follower, Incarnation, Received, ServerState, Transport};
+use lapwing::{Event, FollowOptions, Follower, Incarnation, ServerState, Transport};
 
 use super::outlet::{BATCH_BYTES, Batch, Outcome, Outlet};
-use super::tally::{Tally, plural};
+use super::tally::{Count, Tally, plural};
 use crate::clock::unix_ns;
 use crate::output::json::Object;
 use crate::output::{Format, Message, Style, raw};
@@ -102,10 +103,7 @@ pub(super) struct Stream {
     batch: Batch,
     /// The newest payload, where the format does not take it into the batch as it is.
     payload: Vec<u8>,
-    /// Messages until the next whose latency is taken.
-    until_sample: u32,
-    /// When it was attached, on the wall clock: what is older has waited in the ring, which says nothing of latency.
-    attached_ns: u64,
+    latency: Latency,
     incarnation: Option<Incarnation>,
     /// Gaps and messages missed that no notice has told.
     untold: (u64, u64),
@@ -114,6 +112,39 @@ pub(super) struct Stream {
     told_why: Option<String>,
     /// Whether the server was last told to hang.
     is_hung: bool,
+}
+
+/// Of which messages the latency is taken.
+#[derive(Debug, Default)]
+struct Latency {
+    /// Messages until the next whose latency is taken.
+    until_sample: u32,
+    /// When the server was attached, on the wall clock: what is older has waited in the ring, which says nothing.
+    attached_ns: u64,
+}
+
+impl Latency {
+    /// Takes that of a message that was published at `timestamp_ns`, if it is its turn.
+    #[inline]
+    fn sample(&mut self, timestamp_ns: u64, count: &mut Count) {
+        if self.until_sample == 0 {
+            self.until_sample = SAMPLE;
+            if timestamp_ns >= self.attached_ns {
+                count.latencies_ns.push(unix_ns().saturating_sub(timestamp_ns));
+            }
+        }
+        self.until_sample -= 1;
+    }
+}
+
+/// Whether a batch of these bytes is to be written before more is put into it.
+#[inline]
+fn until_full(bytes: &[u8]) -> ControlFlow<()> {
+    if bytes.len() < BATCH_BYTES {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(())
+    }
 }
 
 impl Stream {
@@ -125,8 +156,7 @@ impl Stream {
             follower,
             batch: Batch::default(),
             payload: Vec::new(),
-            until_sample: 0,
-            attached_ns: 0,
+            latency: Latency::default(),
             incarnation: None,
             untold: (0, 0),
             told_at: None,
@@ -155,8 +185,8 @@ impl Stream {
         })
     }
 
-    /// Takes one event. Returns whether there is any point in going on.
-    #[inline]
+    /// Takes the messages that are there, and what there is to tell behind them. Returns whether there is any point in
+    /// going on.
     fn step(&mut self) -> bool {
         let timeout = if !self.batch.is_empty() {
             Duration::ZERO
@@ -165,62 +195,69 @@ impl Stream {
         } else {
             SEARCH
         };
-        let raw = self.common.style.format == Format::Raw;
-        let into = if raw { &mut self.batch.bytes } else { &mut self.payload };
-        let start = if raw { into.len() } else { 0 };
-        let event = self.follower.next(timeout, |payload| {
-            into.truncate(start); // what was read before, and overwritten meanwhile
-            payload.append_to(into);
-        });
-        match event {
-            Event::Message(received) if self.common.outlet.ticket() => {
-                self.message(&received, start);
-                self.batch.bytes.len() < BATCH_BYTES || self.submit(None)
-            }
-            other => {
-                if raw {
-                    self.batch.bytes.truncate(start); // what of it was not to be shown
-                }
-                self.news(other)
-            }
+        let (event, has_tickets) = if self.common.style.format == Format::Raw {
+            self.take_raw(timeout)
+        } else {
+            self.take_formatted(timeout)
+        };
+        if !has_tickets {
+            // The others write what they have.
+            self.submit(None);
+            return false;
         }
+        self.news(event)
     }
 
-    #[inline]
-    fn message(&mut self, received: &Received<()>, start: usize) {
-        self.batch.count.messages += 1;
-        self.batch.count.bytes += received.len as u64;
-        let style = &self.common.style;
-        if style.format == Format::Raw {
-            raw::finish(&mut self.batch.bytes, start, style.truncate);
-        } else {
+    /// Takes messages as they are. Returns what came behind them, and whether there may be more.
+    fn take_raw(&mut self, timeout: Duration) -> (Event<()>, bool) {
+        let (outlet, truncate) = (&self.common.outlet, self.common.style.truncate);
+        let Batch { bytes, count, .. } = &mut self.batch;
+        let (latency, mut has_tickets) = (&mut self.latency, true);
+        let event = self.follower.burst(timeout, bytes, |bytes, received| {
+            if !outlet.ticket() {
+                bytes.truncate(received.value);
+                has_tickets = false;
+                return ControlFlow::Break(());
+            }
+            count.add(received.len);
+            raw::finish(bytes, received.value, truncate);
+            latency.sample(received.timestamp_ns, count);
+            until_full(bytes)
+        });
+        (event, has_tickets)
+    }
+
+    /// Takes messages and formats them. Returns what came behind them, and whether there may be more.
+    fn take_formatted(&mut self, timeout: Duration) -> (Event<()>, bool) {
+        let (outlet, style, server) = (&self.common.outlet, &self.common.style, &self.followed.name);
+        // Relaxed: a column that moves a line later harms nobody.
+        let name_width = self.common.name_width.load(Ordering::Relaxed);
+        let Batch { bytes, count, .. } = &mut self.batch;
+        let (latency, mut has_tickets) = (&mut self.latency, true);
+        let event = self.follower.burst(timeout, &mut self.payload, |payload, received| {
+            if !outlet.ticket() {
+                has_tickets = false;
+                return ControlFlow::Break(());
+            }
+            count.add(received.len);
             let message = Message {
-                server: &self.followed.name,
+                server,
                 sequence: received.sequence,
                 timestamp_ns: received.timestamp_ns,
                 tag: received.tag,
-                payload: &self.payload,
+                payload,
             };
-            // Relaxed: a column that moves a line later harms nobody.
-            style.write(
-                &mut self.batch.bytes,
-                &message,
-                self.common.name_width.load(Ordering::Relaxed),
-            );
-        }
-        if self.until_sample == 0 {
-            self.until_sample = SAMPLE;
-            if received.timestamp_ns >= self.attached_ns {
-                let latency_ns = unix_ns().saturating_sub(received.timestamp_ns);
-                self.batch.count.latencies_ns.push(latency_ns);
-            }
-        }
-        self.until_sample -= 1;
+            style.write(bytes, &message, name_width);
+            payload.clear();
+            latency.sample(received.timestamp_ns, count);
+            until_full(bytes)
+        });
+        (event, has_tickets)
     }
 
     /// Writes what there is.
     fn submit(&mut self, then: Option<Outcome>) -> bool {
-        self.until_sample = 0;
+        self.latency.until_sample = 0;
         self.payload.shrink_to(4 * BATCH_BYTES);
         let follower = &mut self.follower;
         // Over the socket the server takes silence for death, and a reader who does not read may take long.
@@ -236,11 +273,6 @@ impl Stream {
     #[cold]
     fn news(&mut self, event: Event<()>) -> bool {
         match event {
-            // One more than -n asked for: the others write what they have.
-            Event::Message(_) => {
-                self.submit(None);
-                return false;
-            }
             Event::Gap { first, missed } => return self.gap(first, missed),
             Event::Attached {
                 incarnation,
@@ -320,7 +352,7 @@ impl Stream {
     }
 
     fn attached(&mut self, incarnation: Incarnation, transport: Transport, reason: &str, cursor: u64) {
-        self.attached_ns = unix_ns();
+        self.latency.attached_ns = unix_ns();
         self.told_why = None;
         self.is_hung = false;
         let is_new = self.incarnation.replace(incarnation) != Some(incarnation);

@@ -27,6 +27,13 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    /// Counts a message of `bytes` bytes.
+    #[inline]
+    pub(crate) const fn add(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes as u64;
+    }
+
     /// Forgets what it counted, and keeps the room.
     pub(crate) fn clear(&mut self) {
         let mut latencies_ns = std::mem::take(&mut self.latencies_ns);
