@@ -3,7 +3,7 @@
 //! A line that lies within one block is handed on where it lies. Only one that goes on in the next block is copied, and
 //! no more of it than a message may hold: of a longer one nothing but its length is kept.
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 
 /// What lies between two newlines.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,17 +46,16 @@ impl LineSplitter {
             self.end(&mut each);
             block = &block[end + 1..];
         }
-        let mut start = 0;
-        for end in memchr_iter(b'\n', block) {
-            let line = &block[start..end];
-            start = end + 1;
+        while let Some(end) = line_end(block) {
+            let line = &block[..end];
+            block = &block[end + 1..];
             if line.len() <= self.max {
                 each(Line::Whole(line));
             } else {
                 each(Line::TooLong(line.len() as u64));
             }
         }
-        self.keep(&block[start..]);
+        self.keep(block);
     }
 
     /// Ends the stream, or the file: hands on the last line if it had no newline.
@@ -77,6 +76,39 @@ impl LineSplitter {
         } else {
             self.partial.clear();
         }
+    }
+}
+
+/// Where the first newline of `bytes` is. The search for one in a long line takes some time to begin, more than a short
+/// line takes to publish: the first words are looked at without it.
+#[inline]
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    let (words, _) = bytes.as_chunks::<WORD_BYTES>();
+    for (index, word) in words.iter().take(WORDS).enumerate() {
+        if let Some(at) = newline_in(*word) {
+            return Some(index * WORD_BYTES + at);
+        }
+    }
+    let searched = words.len().min(WORDS) * WORD_BYTES;
+    memchr(b'\n', &bytes[searched..]).map(|at| searched + at)
+}
+
+/// Bytes that are looked at together, and how often.
+const WORD_BYTES: usize = 8;
+const WORDS: usize = 2;
+
+/// Where the first newline of eight bytes is.
+#[inline]
+const fn newline_in(bytes: [u8; WORD_BYTES]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; WORD_BYTES]);
+    const HIGHS: u64 = ONES << 7;
+    // Zero where the newlines are. A byte that borrows is zero: so the lowest high bit that is set is right.
+    let zero = u64::from_le_bytes(bytes) ^ (ONES * b'\n' as u64);
+    let found = zero.wrapping_sub(ONES) & !zero & HIGHS;
+    if found == 0 {
+        None
+    } else {
+        Some(found.trailing_zeros() as usize / 8)
     }
 }
 
@@ -120,6 +152,20 @@ mod tests {
                 expected,
                 "blocks of {block_bytes}"
             );
+        }
+    }
+
+    #[test]
+    fn first_newline_is_found_wherever_it_is_and_whatever_is_around_it() {
+        for around in [0, 1, b'\n' - 1, b'\n' + 1, b'\n' | 0x80, 0x7f, 0xff] {
+            for len in 0..=100 {
+                let mut bytes = vec![around; len];
+                assert_eq!(line_end(&bytes), None);
+                for at in (0..len).rev() {
+                    bytes[at] = b'\n';
+                    assert_eq!(line_end(&bytes), Some(at), "of {len} beside {around:#x}");
+                }
+            }
         }
     }
 
