@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -125,6 +126,16 @@ pub fn raise_file_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         log::debug!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Gives a pipe as much room as everybody may have: the commands at its two ends wait for one another less often. What is
+/// no pipe, or may not grow, stays as it is.
+pub fn widen_pipe(pipe: impl AsFd) {
+    /// `/proc/sys/fs/pipe-max-size`, unless it was changed.
+    const MOST_BYTES: usize = 1 << 20;
+    if let Err(error) = fcntl_setpipe_size(pipe, MOST_BYTES) {
+        log::debug!("no wider pipe: {error}");
     }
 }
 

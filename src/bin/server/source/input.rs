@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use lapwing::cli::Failure;
+use lapwing::cli::{self, Failure};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, read};
 
@@ -53,6 +53,7 @@ impl Input {
     }
 
     fn new(origin: Origin, name: String) -> Self {
+        cli::widen_pipe(origin.as_fd());
         Self {
             origin,
             name,
