@@ -99,6 +99,35 @@ fn count_is_exact_over_all_servers() {
     }
 }
 
+/// Lines that are empty, longer than what is read and written at once, and the last one without a newline.
+#[test]
+fn count_ends_in_the_middle_of_what_is_written_at_once() {
+    let stage = Stage::new();
+    let lines: Vec<String> = (0..3000)
+        .map(|index| match index % 1000 {
+            0 => String::new(),
+            998 => "x".repeat(200_000),
+            _ => format!("line {index}"),
+        })
+        .collect();
+    let mut server = stage.server("prices", &["--ring-size", "4M"]);
+    server.publish_bytes(lines.join("\n").as_bytes());
+    server.end_input();
+    server.wait_for(3000);
+
+    for transport in ["shm", "socket"] {
+        for count in [1, 998, 999, 2500, 3000] {
+            let options = format!("--follow --from oldest --transport {transport} -n {count} --format raw");
+
+            let finished = stage.run(&options).expect(0);
+
+            assert!(finished.output == lines[..count], "{options}");
+            let total = finished.errors.last().unwrap();
+            assert!(total.contains(&format!(" {count} message")), "{total}");
+        }
+    }
+}
+
 #[test]
 fn file_comes_out_byte_for_byte_over_either_transport() {
     let stage = Stage::new();
