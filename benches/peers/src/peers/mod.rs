@@ -13,6 +13,8 @@ mod ipc_channel;
 mod lapwing;
 mod one_stamp;
 mod rtrb;
+#[cfg(feature = "zeromq")]
+mod zeromq;
 
 /// All that were built in, in the order in which they take turns.
 pub fn all() -> Vec<Box<dyn Entry>> {
@@ -25,6 +27,8 @@ pub fn all() -> Vec<Box<dyn Entry>> {
     all.extend(byte_stream::peers());
     #[cfg(feature = "ipc-channel")]
     all.extend(ipc_channel::peers());
+    #[cfg(feature = "zeromq")]
+    all.extend(zeromq::peers());
     all.extend(crossbeam::peers());
     all.extend(disruptor::peers());
     all.extend(rtrb::peers());
