@@ -127,6 +127,11 @@ impl Link {
         self.directory.join(name)
     }
 
+    /// A path in the directory of the whole run, where its broker leaves what is to be found.
+    pub fn path_of_broker(&self, name: &str) -> PathBuf {
+        self.directory.with_file_name(name)
+    }
+
     /// A name that no other link has. What is left in `/dev/shm` under such a name is removed after the run.
     #[cfg_attr(
         not(feature = "iceoryx2"),

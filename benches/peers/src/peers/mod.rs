@@ -11,8 +11,14 @@ mod iceoryx2;
 #[cfg(feature = "ipc-channel")]
 mod ipc_channel;
 mod lapwing;
+#[cfg(feature = "nats")]
+mod nats;
 mod one_stamp;
+#[cfg(feature = "redis")]
+mod redis;
 mod rtrb;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod spoken;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
@@ -29,6 +35,10 @@ pub fn all() -> Vec<Box<dyn Entry>> {
     all.extend(ipc_channel::peers());
     #[cfg(feature = "zeromq")]
     all.extend(zeromq::peers());
+    #[cfg(feature = "nats")]
+    all.extend(nats::peers());
+    #[cfg(feature = "redis")]
+    all.extend(redis::peers());
     all.extend(crossbeam::peers());
     all.extend(disruptor::peers());
     all.extend(rtrb::peers());
