@@ -63,6 +63,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Runs Aeron's media driver until it is killed: told by the driver
+    #[cfg(feature = "aeron")]
+    #[command(hide = true)]
+    AeronDriver { directory: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -90,6 +94,8 @@ fn run(task: Task) -> Result<()> {
             play(&part, &serde_json::from_str(&run)?)
         }
         Task::Become { command } => driver::become_program(&command),
+        #[cfg(feature = "aeron")]
+        Task::AeronDriver { directory } => peers::aeron::drive(&directory),
     }
 }
 

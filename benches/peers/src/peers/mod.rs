@@ -2,6 +2,8 @@
 
 use crate::peer::Entry;
 
+#[cfg(feature = "aeron")]
+pub mod aeron;
 mod bare;
 mod byte_stream;
 mod crossbeam;
@@ -30,6 +32,8 @@ pub fn all() -> Vec<Box<dyn Entry>> {
     all.extend(one_stamp::peers());
     #[cfg(feature = "iceoryx2")]
     all.extend(iceoryx2::peers());
+    #[cfg(feature = "aeron")]
+    all.extend(aeron::peers());
     all.extend(byte_stream::peers());
     #[cfg(feature = "ipc-channel")]
     all.extend(ipc_channel::peers());
