@@ -26,14 +26,14 @@ use crate::work::Work;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A program that is killed when this is dropped.
-struct Guarded {
+pub struct Guarded {
     child: Child,
     /// Readable once it has ended.
     ended: OwnedFd,
 }
 
 impl Guarded {
-    fn start(command: &mut Command) -> Result<Self> {
+    pub fn start(command: &mut Command) -> Result<Self> {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
@@ -45,6 +45,15 @@ impl Guarded {
                 Err(error).context("cannot watch a program")
             }
         }
+    }
+
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Waits until it has ended, and says whether well.
+    pub fn succeeds(mut self) -> Result<bool> {
+        Ok(self.child.wait()?.success())
     }
 }
 
@@ -79,7 +88,7 @@ pub fn become_program(command: &[String]) -> Result<()> {
 }
 
 /// This program once more.
-fn myself() -> Result<Command> {
+pub fn myself() -> Result<Command> {
     Ok(Command::new(env::current_exe().context("cannot find this program")?))
 }
 
@@ -127,11 +136,11 @@ pub fn run(peer: &dyn Entry, work: Work, cpus: &[usize], seconds: f64) -> Result
 }
 
 /// The directory of a run, gone when this is dropped, and with it what killed parts have left beside it.
-struct Room(TempDir);
+pub struct Room(TempDir);
 
 impl Room {
     /// An empty one, in memory if there is such a thing.
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() {
             memory.to_owned()
@@ -142,7 +151,7 @@ impl Room {
         Ok(Self(directory.context("cannot make a directory for a run")?))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -200,7 +209,7 @@ fn wait(mut children: Vec<(Guarded, String)>, directory: &Path, patience: Durati
 }
 
 /// The last line that a part wrote.
-fn last_words(directory: &Path, part: &str) -> Option<anyhow::Error> {
+pub fn last_words(directory: &Path, part: &str) -> Option<anyhow::Error> {
     let text = fs::read(directory.join(format!("errors-{part}"))).ok()?;
     let text = String::from_utf8_lossy(&text);
     let is_word = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");

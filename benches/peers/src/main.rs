@@ -25,11 +25,14 @@ mod others;
 mod part;
 mod peer;
 mod peers;
+mod pipeline;
+mod pipelines;
 mod probe;
 mod record;
 mod report;
 mod shared;
 mod stage;
+mod version;
 mod work;
 
 /// Times the same work on Lapwing and on its peers

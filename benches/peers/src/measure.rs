@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::others::Usage;
 use crate::peer::Entry;
-use crate::record::{LeftOut, Machine, Record, Timed};
+use crate::pipeline::Pipeline;
+use crate::record::{LeftOut, Machine, Piped, Record, Timed};
 use crate::work::Work;
-use crate::{clock, cpus, driver, peers};
+use crate::{clock, cpus, driver, peers, pipelines};
 
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
@@ -29,6 +30,9 @@ pub struct Options {
     /// Share of the processors that other programs may have during a run that counts
     #[arg(long, default_value_t = 0.1)]
     others: f64,
+    /// Lines that go through each pipeline
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    lines: u64,
     /// Where the records go; what is there stays
     #[arg(long)]
     raw: PathBuf,
@@ -72,6 +76,8 @@ pub fn measure(options: &Options) -> Result<()> {
         .map(|peer| &**peer)
         .filter(|peer| is_wanted(&peer.about().name, &options.peer))
         .collect();
+    let mut pipelines = pipelines::all()?;
+    pipelines.retain(|pipeline| is_wanted(pipeline.name, &options.peer) && is_wanted(pipelines::WORK, &options.work));
     let mut measurement = Measurement {
         raw: Raw::open(options)?,
         cpus,
@@ -80,6 +86,7 @@ pub fn measure(options: &Options) -> Result<()> {
         is_interrupted: driver::catch_signals()?,
     };
     measurement.introduce(options, &peers)?;
+    measurement.leave_out(&mut pipelines)?;
     for round in 0..options.rounds {
         for work in Work::all() {
             if is_wanted(&work.to_string(), &options.work) {
@@ -87,6 +94,9 @@ pub fn measure(options: &Options) -> Result<()> {
                     measurement.turn(round, work, peer)?;
                 }
             }
+        }
+        for pipeline in &pipelines {
+            measurement.pipe(round, pipeline, options.lines)?;
         }
     }
     Ok(())
@@ -110,6 +120,48 @@ impl Measurement {
         }
         for peer in peers {
             self.raw.write(&Record::About(peer.about()))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out those whose programs are not there.
+    fn leave_out(&mut self, pipelines: &mut Vec<Pipeline>) -> Result<()> {
+        for pipeline in pipelines.iter() {
+            if let Some(program) = pipeline.lacks() {
+                self.raw.write(&Record::LeftOut(LeftOut {
+                    peer: pipeline.name.to_owned(),
+                    reason: format!("needs the program {program}"),
+                }))?;
+            }
+        }
+        pipelines.retain(|pipeline| pipeline.lacks().is_none());
+        Ok(())
+    }
+
+    /// One turn of a pipeline: a run, or several if they do not count.
+    fn pipe(&mut self, round: u32, pipeline: &Pipeline, lines: u64) -> Result<()> {
+        let cpus = cpus::allowed()?;
+        for _ in 0..TRIES {
+            let before = Usage::of(&cpus)?;
+            let outcome = pipeline.run(lines).map_err(|error| format!("{error:#}"));
+            let others = before.share_of_others(&Usage::of(&cpus)?);
+            ensure!(!self.is_interrupted.load(Ordering::Relaxed), "interrupted");
+            let is_kept = outcome.is_ok() && others <= self.others;
+            let is_over = is_kept || outcome.is_err();
+            let piped = Piped {
+                round,
+                pipeline: pipeline.name.to_owned(),
+                settings: pipeline.settings.clone(),
+                is_lossless: pipeline.is_lossless,
+                others,
+                is_kept,
+                outcome,
+            };
+            eprintln!("round {}: {}: {}: {piped}", round + 1, pipelines::WORK, pipeline.name);
+            self.raw.write(&Record::Piped(piped))?;
+            if is_over {
+                break;
+            }
         }
         Ok(())
     }

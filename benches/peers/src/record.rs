@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver::Outcome;
 use crate::part::Figures;
 use crate::peer::About;
+use crate::pipeline::Passed;
 use crate::work::Work;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,6 +19,7 @@ pub enum Record {
     LeftOut(LeftOut),
     About(About),
     Timed(Timed),
+    Piped(Piped),
 }
 
 /// Where it was measured, and how.
@@ -54,6 +56,22 @@ pub struct Timed {
     /// The processors stayed where they were, and others had little of them.
     pub is_kept: bool,
     pub outcome: Result<Outcome, String>,
+}
+
+/// One run of lines through command lines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Piped {
+    pub round: u32,
+    /// The row.
+    pub pipeline: String,
+    /// What was set.
+    pub settings: String,
+    pub is_lossless: bool,
+    /// The share of the processors that others had.
+    pub others: f64,
+    /// They had little.
+    pub is_kept: bool,
+    pub outcome: Result<Passed, String>,
 }
 
 /// What a command prints, or that it prints nothing.
@@ -148,5 +166,20 @@ impl fmt::Display for Timed {
             100.0 * self.others,
             if self.is_kept { "" } else { " (dropped)" },
         )
+    }
+}
+
+impl fmt::Display for Piped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Err(error) => write!(f, "failed: {error}"),
+            Ok(Passed { seconds, sent, arrived }) => write!(
+                f,
+                "{seconds:.2} s, {} of {sent} lines lost; others had {:.0} %{}",
+                sent - arrived,
+                100.0 * self.others,
+                if self.is_kept { "" } else { " (dropped)" },
+            ),
+        }
     }
 }

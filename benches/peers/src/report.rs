@@ -8,8 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::part::Figures;
 use crate::peer::{About, By};
+use crate::pipeline::Passed;
+use crate::pipelines;
 use crate::probe::{Class, Probes};
-use crate::record::{LeftOut, Machine, Record, Timed};
+use crate::record::{LeftOut, Machine, Piped, Record, Timed};
 use crate::work::Work;
 
 mod page;
@@ -54,12 +56,26 @@ struct Table<'r> {
     failed: Vec<(&'r str, String)>,
 }
 
+/// What came of a pipeline.
+struct Line<'r> {
+    /// One of its runs, for its name and settings.
+    about: &'r Piped,
+    /// The runs that count.
+    kept: Vec<Passed>,
+    /// How many times as quick Lapwing is, round by round.
+    ratios: Vec<f64>,
+    /// Why no run counts.
+    failure: Option<String>,
+}
+
 /// Everything that the page tells.
 struct Findings<'r> {
     machine: &'r Machine,
     peers: Vec<&'r About>,
     left_out: Vec<&'r LeftOut>,
     tables: Vec<Table<'r>>,
+    /// The quickest first.
+    lines: Vec<Line<'r>>,
     /// How many runs there were, how many of them were dropped, and how many failed.
     runs: (usize, usize, usize),
 }
@@ -183,10 +199,46 @@ fn ratios(peer: &[Kept], lapwing: &[Kept]) -> Vec<f64> {
     ratios
 }
 
+impl<'r> Line<'r> {
+    /// What came of all pipelines.
+    fn all(piped: &[&'r Piped]) -> Vec<Self> {
+        let mut lines: Vec<Self> = Vec::new();
+        for &run in piped {
+            if lines.iter().all(|line| line.about.pipeline != run.pipeline) {
+                lines.push(Self::of(run, piped));
+            }
+        }
+        let merit = |line: &Self| median(line.kept.iter().map(Passed::per_second)).unwrap_or(0.0);
+        lines.sort_by(|one, other| merit(other).total_cmp(&merit(one)));
+        lines
+    }
+
+    fn of(about: &'r Piped, piped: &[&'r Piped]) -> Self {
+        let kept = |name: &'r str| {
+            let runs = piped.iter().filter(move |run| run.is_kept && run.pipeline == name);
+            runs.filter_map(|run| Some((run.round, *run.outcome.as_ref().ok()?)))
+        };
+        let ours: BTreeMap<_, _> = kept(pipelines::REFERENCE).collect();
+        let runs: Vec<_> = kept(&about.pipeline).collect();
+        let ratio = |(round, run): &(u32, Passed)| Some(ours.get(round)?.per_second() / run.per_second());
+        let failures = piped.iter().filter(|run| run.pipeline == about.pipeline);
+        let failure = failures.filter_map(|run| run.outcome.clone().err()).next_back();
+        Self {
+            about,
+            kept: runs.iter().map(|&(_, run)| run).collect(),
+            ratios: runs.iter().filter_map(ratio).collect(),
+            failure: runs
+                .is_empty()
+                .then(|| failure.unwrap_or_else(|| "others took the processors during every run".into())),
+        }
+    }
+}
+
 impl<'r> Findings<'r> {
     fn of(records: &'r [Record]) -> Result<Self> {
         let mut machine = None;
-        let (mut peers, mut left_out, mut timed): (Vec<&About>, Vec<&LeftOut>, Vec<&Timed>) = Default::default();
+        let (mut peers, mut left_out): (Vec<&About>, Vec<&LeftOut>) = Default::default();
+        let (mut timed, mut piped): (Vec<&Timed>, Vec<&Piped>) = Default::default();
         for record in records {
             match record {
                 Record::Machine(found) => machine = Some(found),
@@ -195,6 +247,7 @@ impl<'r> Findings<'r> {
                 Record::About(found) if peers.iter().any(|about| about.name == found.name) => {}
                 Record::About(found) => peers.push(found),
                 Record::Timed(found) => timed.push(found),
+                Record::Piped(found) => piped.push(found),
             }
         }
         left_out.sort_by(|one, other| one.peer.cmp(&other.peer));
@@ -204,7 +257,8 @@ impl<'r> Findings<'r> {
         let tables: Vec<_> = tables
             .filter(|table| !table.rows.is_empty() || !table.failed.is_empty())
             .collect();
-        ensure!(!tables.is_empty(), "the records tell of no run");
+        let lines = Line::all(&piped);
+        ensure!(!tables.is_empty() || !lines.is_empty(), "the records tell of no run");
         let dropped = |run: &&&Timed| run.outcome.is_ok() && !run.is_kept;
         Ok(Self {
             machine: machine.context("the records do not say on which machine they were made")?,
@@ -216,6 +270,7 @@ impl<'r> Findings<'r> {
             peers,
             left_out,
             tables,
+            lines,
         })
     }
 }

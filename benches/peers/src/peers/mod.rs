@@ -39,13 +39,13 @@ pub fn all() -> Vec<Box<dyn Entry>> {
     all.extend(ipc_channel::peers());
     #[cfg(feature = "zeromq")]
     all.extend(zeromq::peers());
+    all.extend(crossbeam::peers());
+    all.extend(disruptor::peers());
+    all.extend(rtrb::peers());
     #[cfg(feature = "nats")]
     all.extend(nats::peers());
     #[cfg(feature = "redis")]
     all.extend(redis::peers());
-    all.extend(crossbeam::peers());
-    all.extend(disruptor::peers());
-    all.extend(rtrb::peers());
     all
 }
 

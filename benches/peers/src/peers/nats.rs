@@ -13,8 +13,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::boxed;
-use super::spoken::{Publisher, Spoken, Subscriber, WAIT, patiently, version_said};
+use super::spoken::{Publisher, Spoken, Subscriber, WAIT, patiently};
 use crate::peer::{About, By, Entry, Link, Peer};
+use crate::version::version_said;
 use crate::work::Work;
 
 struct Nats;
@@ -34,7 +35,7 @@ impl Peer for Nats {
     fn about(&self) -> About {
         About {
             name: "NATS core".into(),
-            version: version_said(SERVER).into(),
+            version: version_said(SERVER, "--version").into(),
             by: By::Network,
             is_lossless: false,
             settings: "A broker over TCP on loopback. Its protocol without a client library between, streams in one write per 64 KiB \

@@ -12,8 +12,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::boxed;
-use super::spoken::{Publisher, Spoken, Subscriber, WAIT, patiently, version_said};
+use super::spoken::{Publisher, Spoken, Subscriber, WAIT, patiently};
 use crate::peer::{About, By, Entry, Link, Peer};
+use crate::version::version_said;
 use crate::work::Work;
 
 struct Redis;
@@ -32,7 +33,7 @@ impl Peer for Redis {
     fn about(&self) -> About {
         About {
             name: "Redis".into(),
-            version: version_said(SERVER).into(),
+            version: version_said(SERVER, "--version").into(),
             by: By::Network,
             is_lossless: false,
             settings: "A broker, PUBLISH and SUBSCRIBE over a Unix socket, nothing written to a disk. Its protocol without a client \

@@ -3,8 +3,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,16 +28,6 @@ pub fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
             outcome => return outcome,
         }
     }
-}
-
-/// The version in what `program --version` says: the first word with a digit and a dot in it.
-pub fn version_said(program: impl AsRef<Path>) -> String {
-    let output = Command::new(program.as_ref()).arg("--version").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let text = text.unwrap_or_default();
-    let is_version = |word: &&str| word.contains('.') && word.contains(|letter: char| letter.is_ascii_digit());
-    let version = text.split([' ', '\n', '=']).find(is_version);
-    version.unwrap_or("unknown").trim_start_matches('v').to_owned()
 }
 
 /// A connection whose bytes are looked at where they were read to.

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Findings, Row, Table, median};
+use super::{Findings, Line, Row, Table, median};
 use crate::part::Figures;
 use crate::peer::{About, By};
+use crate::record::Piped;
 
 const TEMPLATE: &str = include_str!("page.md");
 
@@ -29,6 +30,7 @@ pub fn page(findings: &Findings<'_>) -> String {
     TEMPLATE
         .replace("{{machine}}", &facts)
         .replace("{{tables}}", &tables(findings))
+        .replace("{{lines}}", &lines(findings))
         .replace("{{settings}}", &settings(findings))
         .replace("{{left out}}", &left_out(findings))
 }
@@ -124,6 +126,63 @@ fn torn(count: u64) -> String {
     if count == 0 { "none".into() } else { count.to_string() }
 }
 
+/// The table of pipelines, and what was set.
+fn lines(findings: &Findings<'_>) -> String {
+    let mut text = String::from(
+        "| | lines sent | median, million/s | min-max | lost | Lapwing ahead | runs | loses | what was set |\n\
+         |---|---:|---:|---:|---:|---:|---:|---|---|\n",
+    );
+    for line in &findings.lines {
+        let Piped {
+            pipeline,
+            settings,
+            is_lossless,
+            ..
+        } = line.about;
+        let name = if pipeline.starts_with("server") {
+            format!("**{pipeline}**")
+        } else {
+            pipeline.clone()
+        };
+        let loses = if *is_lossless { NOTHING } else { THE_REST };
+        let figures = passed(line).unwrap_or_else(|| {
+            let failure = line.failure.as_deref().unwrap_or_default();
+            format!("failed: {failure} | | | | | ")
+        });
+        // A string takes all that is written to it.
+        let _ = writeln!(text, "| {name} | {figures} | {loses} | {settings} |");
+    }
+    text
+}
+
+/// The figures of a pipeline, if a run counts.
+fn passed(line: &Line<'_>) -> Option<String> {
+    let rates = || line.kept.iter().map(|run| run.per_second() / 1e6);
+    let seconds = median(line.kept.iter().map(|run| run.seconds))?;
+    let (sent, arrived) = line
+        .kept
+        .iter()
+        .fold((0, 0), |(sent, arrived), run| (sent + run.sent, arrived + run.arrived));
+    let lost = if sent == arrived {
+        "none".into()
+    } else {
+        format!("{:.1} %", 100.0 * (sent - arrived) as f64 / sent as f64)
+    };
+    Some(format!(
+        "{} in {} s | {} | {}-{} | {lost} | {} | {}",
+        sent / line.kept.len() as u64,
+        short(seconds),
+        short(median(rates())?),
+        short(rates().fold(f64::MAX, f64::min)),
+        short(rates().fold(0.0, f64::max)),
+        median(line.ratios.iter().copied()).map_or_else(|| "-".into(), short),
+        line.kept.len(),
+    ))
+}
+
+const NOTHING: &str = "nothing";
+const THE_REST: &str = "what is not kept up with";
+
 /// What each peer is, and what was set.
 fn settings(findings: &Findings<'_>) -> String {
     let mut text =
@@ -143,11 +202,7 @@ fn settings(findings: &Findings<'_>) -> String {
             By::Network => "processes, TCP or a broker",
             By::Threads => "**threads of one process**",
         };
-        let loses = if *is_lossless {
-            "nothing"
-        } else {
-            "what is not kept up with"
-        };
+        let loses = if *is_lossless { NOTHING } else { THE_REST };
         let version = if version.is_empty() { "-" } else { version };
         // A string takes all that is written to it.
         let _ = writeln!(text, "| {name} | {version} | {between} | {loses} | {settings} |");
