@@ -15,6 +15,8 @@ mod ipc_channel;
 mod lapwing;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nng")]
+mod nng;
 mod one_stamp;
 #[cfg(feature = "redis")]
 mod redis;
@@ -39,6 +41,8 @@ pub fn all() -> Vec<Box<dyn Entry>> {
     all.extend(ipc_channel::peers());
     #[cfg(feature = "zeromq")]
     all.extend(zeromq::peers());
+    #[cfg(feature = "nng")]
+    all.extend(nng::peers());
     all.extend(crossbeam::peers());
     all.extend(disruptor::peers());
     all.extend(rtrb::peers());
