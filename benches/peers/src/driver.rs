@@ -112,6 +112,7 @@ pub fn run(peer: &dyn Entry, work: Work, cpus: &[usize], seconds: f64) -> Result
         seconds,
         directory: directory.path().to_owned(),
     };
+    let _clearance = Clearance(peer);
     let broker = peer.broker(directory.path());
     let _broker = broker
         .map(|broker| start_broker(&broker, directory.path()))
@@ -133,6 +134,15 @@ pub fn run(peer: &dyn Entry, work: Work, cpus: &[usize], seconds: f64) -> Result
         PATIENCE + Duration::from_secs_f64(2.0 * seconds),
     )?;
     outcome(&run)
+}
+
+/// Clears up after a peer when this is dropped.
+struct Clearance<'p>(&'p dyn Entry);
+
+impl Drop for Clearance<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// The directory of a run, gone when this is dropped, and with it what killed parts have left beside it.

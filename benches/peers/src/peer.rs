@@ -71,6 +71,9 @@ pub trait Peer: Sync {
     fn broker(&self, _directory: &Path) -> Option<std::process::Command> {
         None
     }
+
+    /// Removes what its parts leave behind outside of the directory. Called after the run, however that ended.
+    fn clear(&self) {}
 }
 
 /// The end that sends.
@@ -165,6 +168,7 @@ pub trait Entry: Sync {
     fn about(&self) -> About;
     fn fits(&self, work: Work) -> bool;
     fn broker(&self, directory: &Path) -> Option<std::process::Command>;
+    fn clear(&self);
     /// Plays a part of a run.
     fn play(&self, part: Part, run: &Run) -> Result<part::Report>;
 }
@@ -180,6 +184,10 @@ impl<P: Peer> Entry for P {
 
     fn broker(&self, directory: &Path) -> Option<std::process::Command> {
         Peer::broker(self, directory)
+    }
+
+    fn clear(&self) {
+        Peer::clear(self);
     }
 
     fn play(&self, part: Part, run: &Run) -> Result<part::Report> {

@@ -23,6 +23,8 @@ mod redis;
 mod rtrb;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod spoken;
+#[cfg(feature = "zenoh")]
+mod zenoh;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
@@ -43,6 +45,8 @@ pub fn all() -> Vec<Box<dyn Entry>> {
     all.extend(zeromq::peers());
     #[cfg(feature = "nng")]
     all.extend(nng::peers());
+    #[cfg(feature = "zenoh")]
+    all.extend(zenoh::peers());
     all.extend(crossbeam::peers());
     all.extend(disruptor::peers());
     all.extend(rtrb::peers());
