@@ -131,6 +131,10 @@ impl Link {
     }
 
     /// A path in the directory of the whole run, where its broker leaves what is to be found.
+    #[cfg_attr(
+        not(any(feature = "aeron", feature = "nats", feature = "redis")),
+        expect(dead_code, reason = "the others have no broker")
+    )]
     pub fn path_of_broker(&self, name: &str) -> PathBuf {
         self.directory.with_file_name(name)
     }
