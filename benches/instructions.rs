@@ -9,8 +9,9 @@
 //! ```
 //!
 //! No other load and no cache changes the count. Time does in one place: a process that is carried out step by step finds
-//! that what it last read off the clock is out of date, so publishing looks at the system's clock each time here. What a system call does in the kernel is not counted, and the clock,
-//! which other machines read in other ways, is taken off. `.ci/instructions` compares with `benches/instructions.tsv`.
+//! that what it last read off the clock is out of date, so publishing looks at the system's clock each time here. What a
+//! system call does in the kernel is not counted, and the clock, which other machines read in other ways, is taken off.
+//! `.ci/instructions` compares with `benches/instructions.tsv`.
 
 mod stand;
 

@@ -31,7 +31,8 @@ use crate::{ring, sys};
 /// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
 /// trailing wake takes.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
-/// How often the publisher itself makes them while nobody is found asleep, and how often the service thread makes the wakes that the publisher withheld.
+/// How often the publisher itself makes wakes while messages follow that fast and nobody is found asleep, and how often
+/// the service thread makes those that it withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest sleep of a publisher without room, so that it sees a subscriber that is leaving, or is to be evicted.
 const LONGEST_ROOM_SLEEP: Duration = Duration::from_millis(100);

@@ -127,7 +127,7 @@ impl<S: Source> Clock<S> {
         let ns = self.source.system_ns();
         let after = self.source.ticks().unwrap_or(before);
         let here = Anchor {
-            ticks: before + after.wrapping_sub(before) / 2,
+            ticks: before.wrapping_add(after.wrapping_sub(before) / 2),
             ns,
         };
         let ticks = here.ticks.wrapping_sub(self.anchor.ticks);

@@ -1,8 +1,8 @@
 //! A server: a ring in a segment, its publisher, the service thread that carries it over TCP, and the announcement.
 //!
-//! The announcement comes last, when everything that it names is ready, and goes first. Dropping a server undoes all of
-//! it: the info file is removed, subscribers are told the end, connections close, the segment is freed by the kernel
-//! with its last reader.
+//! The announcement comes last, when everything that it names is ready. Dropping a server undoes all of it: subscribers
+//! are told the end, the info file is removed, connections close, the segment is freed by the kernel with its last
+//! reader.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
