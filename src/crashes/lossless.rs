@@ -274,9 +274,10 @@ impl Spared {
         while self.read() != Err(format!("{:?} in place of {}", Poll::<()>::Ended, self.next)) {
             ensure!(Instant::now() < deadline, "the stream does not end");
         }
-        std::fs::remove_file(self.directory.join("end")).unwrap();
+        self.server.expect_stop();
         let names = self.control_segments();
         self.server.kill();
+        std::fs::remove_file(self.directory.join("end")).unwrap();
         let left = std::fs::read_dir(&self.directory).unwrap().count();
         ensure!(
             left == 0 && names.is_empty(),

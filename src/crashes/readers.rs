@@ -88,7 +88,7 @@ fn visit(mut reader: Subscriber) {
     }
 }
 
-/// Publishes until a file asks it to end.
+/// Publishes until a file asks it to end, ends, and stands still.
 pub fn start_server(directory: &Path, adjust: impl FnOnce(&mut ServerOptions)) -> Victim {
     Victim::start(Pace::Free, || {
         let mut options = ServerOptions::new("spared".parse().unwrap());
@@ -106,6 +106,8 @@ pub fn start_server(directory: &Path, adjust: impl FnOnce(&mut ServerOptions)) -
             sequence += BURST;
             std::thread::sleep(Duration::from_micros(300));
         }
+        drop(server);
+        stand_still();
     })
 }
 
@@ -170,8 +172,10 @@ impl Spared {
         ensure!(outcome == Poll::Ended, "{outcome:?} and not the end");
         let (next, counted) = (self.reader.head().next, self.account.cursor());
         ensure!(counted == next, "{counted} of {next} messages are accounted for");
-        std::fs::remove_file(self.directory.join("end")).unwrap();
+        // Readers learn of the end before the info file is gone.
+        self.server.expect_stop();
         self.server.kill();
+        std::fs::remove_file(self.directory.join("end")).unwrap();
         drop(self.reader);
         let left = Segment::attach(self.found.info.shared_memory.unwrap().id);
         ensure!(

@@ -128,7 +128,8 @@ impl Victim {
         self.expect_stop();
     }
 
-    fn expect_stop(&mut self) {
+    /// Waits until it stands still.
+    pub fn expect_stop(&mut self) {
         let status = waitpid(self.pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
         self.expect(status, Signal::SIGSTOP);
     }
