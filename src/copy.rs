@@ -27,6 +27,32 @@ const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 /// Whether this build has the block. Unit tests watch single loads, and models know only atomics.
 const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
 
+/// Asks for the cache line of `word`, to be looked at soon. Costs an instruction and waits for nothing.
+#[inline]
+pub(crate) fn prefetch(word: &AtomicU64) {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
+    // SAFETY: a hint, which touches no memory as far as programs can tell.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
+    let _ = word;
+}
+
+/// Asks for the cache line of `word`, to be stored to soon: its readers lose it. Costs an instruction and waits for
+/// nothing.
+#[inline]
+pub(crate) fn prefetch_to_store(word: &AtomicU64) {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
+    // SAFETY: a hint, which touches no memory as far as programs can tell. Processors that lack it do nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) word, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
+    let _ = word;
+}
+
 /// Copies `out.len()` bytes, from byte `offset` of `words` on.
 ///
 /// # Panics

@@ -123,7 +123,7 @@ impl Publisher {
     #[inline]
     pub fn publish_at(&mut self, timestamp_ns: u64, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         self.admit(payload.len())?;
-        let sequence = self.put(tag, payload, timestamp_ns);
+        let sequence = self.put(tag, payload, |_| timestamp_ns);
         self.ringer.ring(|| self.clock.now_ns());
         Ok(sequence)
     }
@@ -140,8 +140,11 @@ impl Publisher {
 
     #[inline]
     fn put_and_ring(&mut self, tag: u64, payload: &[u8]) -> u64 {
-        let now_ns = self.clock.now_ns();
-        let sequence = self.put(tag, payload, now_ns);
+        let mut now_ns = 0;
+        let sequence = self.put(tag, payload, |clock| {
+            now_ns = clock.now_ns();
+            now_ns
+        });
         self.ringer.ring(|| {
             if payload.len() > QUICK_COPY_BYTES {
                 self.clock.now_ns()
@@ -154,8 +157,9 @@ impl Publisher {
 
     /// Publishes a message that was admitted.
     #[inline]
-    fn put(&mut self, tag: u64, payload: &[u8], now_ns: u64) -> u64 {
+    fn put(&mut self, tag: u64, payload: &[u8], now_ns: impl FnOnce(&mut Clock) -> u64) -> u64 {
         self.bytes += payload.len() as u64;
+        let now_ns = || now_ns(&mut self.clock);
         self.writer.publish(self.segment.memory(), payload, now_ns, tag)
     }
 
@@ -518,7 +522,7 @@ impl Batch<'_> {
             Err(PublishError::Full) => self.wait_for_room(payload.len(), Duration::MAX)?,
             admitted => admitted?,
         }
-        Ok(self.publisher.put(tag, payload, self.now_ns))
+        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
     }
 
     /// As [`Batch::push`], but never waits.
@@ -528,7 +532,7 @@ impl Batch<'_> {
     #[inline]
     pub fn try_push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         self.publisher.try_admit(payload.len())?;
-        Ok(self.publisher.put(tag, payload, self.now_ns))
+        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
     }
 
     /// As [`Publisher::wait_for_room`]. Sleepers are woken first, and what is pushed later has a later timestamp.

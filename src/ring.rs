@@ -59,8 +59,10 @@ const LARGE: u64 = 1 << 63;
 /// The words of a slot with names: no slot has fewer.
 const FIRST_WORDS: usize = BODY + 1;
 
+/// Words of a cache line.
+const LINE_WORDS: usize = 8;
 /// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
-const ARENA_ALIGN_WORDS: u64 = 8;
+const ARENA_ALIGN_WORDS: u64 = LINE_WORDS as u64;
 
 /// Sequences end here: a stamp has two bits for its state. At 100 million messages a second it takes 1,461 years.
 pub(crate) const MAX_SEQUENCE: u64 = (1 << 62) - 1;
@@ -227,19 +229,26 @@ impl Writer {
         self.show(memory, &slot[STAMP])
     }
 
-    /// Publishes `payload`, at most the geometry's maximum. Returns its sequence.
+    /// Publishes `payload`, at most the geometry's maximum. Returns its sequence. `now_ns` is asked for the time behind the
+    /// first store, so that the clock is read while the slot's cache lines are on their way from its readers.
     #[inline]
-    pub(crate) fn publish(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
+    pub(crate) fn publish(
+        &mut self,
+        memory: &[AtomicU64],
+        payload: &[u8],
+        now_ns: impl FnOnce() -> u64,
+        tag: u64,
+    ) -> u64 {
         if payload.len() <= self.geometry.inline_bytes() {
-            self.publish_small(memory, payload, timestamp_ns, tag)
+            self.publish_small(memory, payload, now_ns, tag)
         } else {
-            self.publish_large(memory, payload, timestamp_ns, tag)
+            self.publish_large(memory, payload, now_ns(), tag)
         }
     }
 
     /// Publishes a payload that lies in its slot.
     #[inline]
-    fn publish_small(&mut self, memory: &[AtomicU64], payload: &[u8], timestamp_ns: u64, tag: u64) -> u64 {
+    fn publish_small(&mut self, memory: &[AtomicU64], payload: &[u8], now_ns: impl FnOnce() -> u64, tag: u64) -> u64 {
         let sequence = self.next;
         let at = self.geometry.slot_at(sequence);
         let slot = &memory[at..at + self.geometry.slot_words()];
@@ -247,8 +256,11 @@ impl Writer {
         first[STAMP].store(writing(sequence), Ordering::Relaxed);
         // W1, pairs with R2: no word of this message may become visible before the stamp above.
         fence(Ordering::Release);
+        if let Some(next_line) = body.get(LINE_WORDS - BODY) {
+            copy::prefetch_to_store(next_line);
+        }
         first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
-        first[TIMESTAMP].store(timestamp_ns, Ordering::Relaxed);
+        first[TIMESTAMP].store(now_ns(), Ordering::Relaxed);
         first[TAG].store(tag, Ordering::Relaxed);
         copy::store(body, payload);
         self.show(memory, &first[STAMP])
@@ -457,10 +469,22 @@ impl Reader {
         self.placed = self.cursor;
     }
 
-    /// Whether a poll would find anything but `Empty`. Touches one word.
+    /// Whether a poll would find anything but `Empty`. Loads one word.
     #[inline]
     pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {
-        words.load(self.geometry.slot_at(self.cursor) + STAMP) >= ready(self.cursor)
+        let at = self.geometry.slot_at(self.cursor);
+        let stamp = words.load(at + STAMP);
+        self.expect(words, at, stamp);
+        stamp >= ready(self.cursor)
+    }
+
+    /// Asks for the second line of the slot at the cursor, which then comes together with the stamp that is waited for, and
+    /// not after it. Not once the message is being written: that would take the line away from its publisher.
+    #[inline]
+    fn expect(&self, words: Words<'_>, at: usize, stamp: u64) {
+        if stamp < writing(self.cursor) {
+            words.prefetch(at + LINE_WORDS.min(self.geometry.slot_words() - 1));
+        }
     }
 
     /// Whether message `sequence`, or a newer one in its slot, is wholly there, or the stream ended before it. What its
@@ -489,6 +513,7 @@ impl Reader {
         let slot = words.array::<FIRST_WORDS>(at);
         let before = slot.load(STAMP);
         if before < ready(sequence) {
+            self.expect(words, at, before);
             return Poll::Empty;
         }
         if before != ready(sequence) {

@@ -55,6 +55,14 @@ impl<'a> Words<'a> {
         look(&self.0[index])
     }
 
+    /// Asks for the cache line of the word at `index`, if there is such a word. It is not looked at.
+    #[inline]
+    pub(crate) fn prefetch(self, index: usize) {
+        if let Some(word) = self.0.get(index) {
+            copy::prefetch(word);
+        }
+    }
+
     /// The `len` words from `start`.
     ///
     /// # Panics

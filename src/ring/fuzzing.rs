@@ -94,7 +94,7 @@ impl Writers<'_> {
             self.opened = sequence + 1;
             self.lens.push(len);
             self.writer
-                .publish(self.memory, &payload(sequence, len), sequence, !sequence);
+                .publish(self.memory, &payload(sequence, len), || sequence, !sequence);
         }
     }
 

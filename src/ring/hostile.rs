@@ -146,7 +146,7 @@ impl Stage {
         writer.next = [0, 1 << 32, MAX_SEQUENCE - 300][random.below(3) as usize];
         for _ in 0..random.below(200) {
             let len = random.below(geometry.max_message_bytes() as u64 + 1);
-            writer.publish(&memory, &vec![7; len as usize], 0, 0);
+            writer.publish(&memory, &vec![7; len as usize], || 0, 0);
         }
         let wanted = Rc::new(Cell::new(writer.next));
         let stranger = Stranger {

@@ -34,7 +34,7 @@ impl Ring {
 fn publish(ring: &Ring, writer: &mut Writer, words: usize) {
     let sequence = writer.next();
     let payload: Vec<u8> = std::iter::repeat_n(sequence.to_ne_bytes(), words).flatten().collect();
-    writer.publish(&ring.memory, &payload, sequence, sequence);
+    writer.publish(&ring.memory, &payload, || sequence, sequence);
 }
 
 /// Polls once; checks that what came is whole and that the account is exact.
@@ -206,7 +206,7 @@ fn message_that_is_there_is_seen_whole() {
         let mut writer = Writer::new(ring.geometry);
         let publisher = thread::spawn({
             let ring = ring.clone();
-            move || writer.publish(&ring.memory, &1_u64.to_ne_bytes(), 0, 0)
+            move || writer.publish(&ring.memory, &1_u64.to_ne_bytes(), || 0, 0)
         });
 
         if Reader::new(ring.geometry, 0).is_there(ring.words(), 0) {
@@ -255,7 +255,7 @@ fn newer_length_with_an_older_position_is_a_lap() {
         let ring = Ring::new(2, 128);
         let mut writer = Writer::new(ring.geometry);
         // As a position, this leaves no room for 5 words before the arena's end.
-        writer.publish(&ring.memory, &15_u64.to_ne_bytes(), 0, 0);
+        writer.publish(&ring.memory, &15_u64.to_ne_bytes(), || 0, 0);
         publish(&ring, &mut writer, 1);
         let publisher = thread::spawn({
             let ring = ring.clone();

@@ -30,7 +30,7 @@ impl Ring {
     }
 
     fn publish(&mut self, payload: &[u8]) -> u64 {
-        self.writer.publish(&self.memory, payload, 7, 9)
+        self.writer.publish(&self.memory, payload, || 7, 9)
     }
 
     fn words(&self) -> Words<'_> {
@@ -162,8 +162,8 @@ fn message_overwritten_while_it_is_read_is_not_handed_out() {
     let mut reader = Reader::new(*writer.geometry(), 0);
 
     let outcome = reader.poll(Words::new(memory), |_| {
-        writer.publish(memory, b"1", 0, 0);
-        writer.publish(memory, b"2", 0, 0);
+        writer.publish(memory, b"1", || 0, 0);
+        writer.publish(memory, b"2", || 0, 0);
     });
 
     assert_eq!(outcome, Poll::Lapped { first: 0, missed: 1 });
@@ -189,7 +189,7 @@ fn large_message_buried_while_it_is_read_is_not_handed_out() {
     let Ring { memory, writer } = &mut ring;
     let mut reader = Reader::new(*writer.geometry(), 0);
 
-    let outcome = reader.poll(Words::new(memory), |_| writer.publish(memory, &[2; 4096], 0, 0));
+    let outcome = reader.poll(Words::new(memory), |_| writer.publish(memory, &[2; 4096], || 0, 0));
 
     assert_eq!(outcome, Poll::Lapped { first: 0, missed: 1 });
 }
@@ -412,7 +412,7 @@ fn threads_on_one_mapping_see_whole_messages_and_account_for_all() {
     let accounts = std::thread::scope(|scope| {
         let readers = [(); 2].map(|()| scope.spawn(|| read(Words::new(&memory))));
         for sequence in 0..MESSAGES {
-            writer.publish(&memory, &payload(sequence), 7, 9);
+            writer.publish(&memory, &payload(sequence), || 7, 9);
         }
         writer.close(&memory);
         readers.map(|reader| reader.join().unwrap())
