@@ -8,7 +8,8 @@
 //!   READERS   processes are attached (the service thread asks the kernel a few times a second): they may sleep on the
 //!             futex word. A wake costs a system call, so while messages follow each other within WAKE_INTERVAL, and
 //!             readers therefore spin, wakes are made ever less often, unless one finds a sleeper; the service thread is
-//!             asked to make the trailing ones until the stream pauses
+//!             asked to make the trailing ones until the stream pauses. Of many sleepers the publisher wakes a few, and
+//!             the service thread the others
 //! ```
 //!
 //! `wakes.rs` has the flags and why no wake is lost; this file has the system calls.
@@ -63,15 +64,21 @@ impl Bell {
     }
 }
 
-/// Wakes everybody who sleeps on the segment's futex word. Returns whether anybody did.
-pub(crate) fn wake_readers(segment: &Segment) -> bool {
+/// All who sleep on the segment's futex word.
+const EVERYBODY: u32 = i32::MAX as u32;
+/// How many of them the publisher wakes itself: each costs it up to 20 us.
+const A_FEW: u32 = 4;
+
+/// Wakes everybody who sleeps on the segment's futex word.
+pub(crate) fn wake_readers(segment: &Segment) {
+    wake_some_readers(segment, EVERYBODY);
+}
+
+/// Wakes up to `most` of those who sleep on the segment's futex word. Returns how many it woke.
+fn wake_some_readers(segment: &Segment, most: u32) -> u32 {
     // Not private: the sleepers are other processes. It fails only for a bad address.
-    let woken = futex::wake(
-        sys::futex_word(segment.head_word()),
-        futex::Flags::empty(),
-        i32::MAX as u32,
-    );
-    woken.is_ok_and(|count| count > 0)
+    let woken = futex::wake(sys::futex_word(segment.head_word()), futex::Flags::empty(), most);
+    woken.map_or(0, |count| count as u32)
 }
 
 /// Sleeps until the head is no longer `seen`, somebody wakes the readers, or `timeout` has passed.
@@ -141,7 +148,11 @@ impl Ringer {
             self.last_message_ns = now_ns;
             if pause >= WAKE_INTERVAL || since_wake >= self.wake_interval {
                 self.last_wake_ns = now_ns;
-                self.wake_interval = if wake_readers(&self.segment) {
+                let woken = wake_some_readers(&self.segment, A_FEW);
+                if woken == A_FEW && self.bell.wakes.leave_crowd() {
+                    self.bell.wake_service();
+                }
+                self.wake_interval = if woken > 0 {
                     WAKE_INTERVAL
                 } else {
                     (self.wake_interval * 2).min(TRAILING_INTERVAL)
@@ -281,6 +292,9 @@ impl Attendant {
             self.take_census();
             self.next_census = now + CENSUS_INTERVAL;
         }
+        if self.bell.wakes.take_crowd() {
+            wake_readers(&self.segment);
+        }
         let mut next = self.next_beat;
         if self.segment.id().is_some() {
             next = next.min(self.next_census);
@@ -292,9 +306,7 @@ impl Attendant {
             let barrier = || {
                 process_barrier();
             };
-            let wake = || {
-                wake_readers(&self.segment);
-            };
+            let wake = || wake_readers(&self.segment);
             self.trail.turn(&self.bell.wakes, barrier, head, wake);
             self.next_wake = now + TRAILING_INTERVAL;
         }

@@ -14,10 +14,16 @@
 //!       owed = true            (T1, AcqRel)
 //!       was false? wake the service thread
 //!
+//!       publisher whose wake met many sleepers     service thread, when it is up
+//!       head = n + 1; wake a few                   crowd = false             (K2, Acquire)
+//!       crowd = true           (K1, Release)       was true? wake all readers
+//!       was false? wake the service thread
+//!
 //!   B1 with B2: one of the two sees what the other stored. B1 is for the compiler alone: membarrier(2) in B2 makes the
 //!   publisher's processor keep the order, so that the publisher does not pay for a fence with every message.
 //!   O1 with O2: the same for a wake that is owed already. Where membarrier(2) is not to be had T1 is taken every time:
 //!   T1 with T2: a publisher that finds the wake owed already stored its head before T2, which then sees it.
+//!   K1 with K2: who takes the crowd over wakes it behind the head that it was left with.
 //! ```
 
 use crossbeam_utils::CachePadded;
@@ -36,6 +42,8 @@ pub(crate) struct Wakes {
     asked: CachePadded<AtomicU32>,
     /// The publisher withheld a wake, and the service thread makes it.
     owed: AtomicBool,
+    /// The publisher woke a few readers and left the others to the service thread.
+    crowd: AtomicBool,
     /// Whether the service thread makes the heavy half of the barriers.
     has_barrier: bool,
 }
@@ -45,6 +53,7 @@ impl Wakes {
         Self {
             asked: CachePadded::new(AtomicU32::new(0)),
             owed: AtomicBool::new(false),
+            crowd: AtomicBool::new(false),
             has_barrier,
         }
     }
@@ -81,6 +90,18 @@ impl Wakes {
         }
         // T1, pairs with T2.
         !self.owed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Leaves the readers that sleep still to the service thread. Returns whether that must be told so.
+    pub(crate) fn leave_crowd(&self) -> bool {
+        // K1, pairs with K2: who sees this sees the head.
+        !self.crowd.swap(true, Ordering::Release)
+    }
+
+    /// Whether there are readers that were left to the service thread, which must wake them all after this.
+    pub(crate) fn take_crowd(&self) -> bool {
+        // K2, pairs with K1.
+        self.crowd.swap(false, Ordering::Acquire)
     }
 }
 

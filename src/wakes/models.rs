@@ -121,3 +121,52 @@ fn withheld_wake_is_made(has_barrier: bool) {
         reader.join().unwrap();
     });
 }
+
+#[test]
+fn crowd_is_woken_by_the_service_thread() {
+    let mut model = loom::model::Builder::new();
+    // Three threads, as above.
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let shared = Arc::new((Wakes::new(true), AtomicU64::new(0), Event::default(), Futex::default()));
+        let is_done = Arc::new(AtomicBool::new(false));
+        let publisher = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let (wakes, head, event, _) = &*shared;
+                for next in 1..=2 {
+                    head.store(next, Ordering::Release);
+                    // The few that it wakes itself are others.
+                    if wakes.leave_crowd() {
+                        event.set();
+                    }
+                }
+            }
+        });
+        let reader = thread::spawn({
+            let (shared, is_done) = (shared.clone(), is_done.clone());
+            move || {
+                let (_, head, event, futex) = &*shared;
+                loop {
+                    let seen = head.load(Ordering::Relaxed);
+                    if seen == 2 {
+                        break;
+                    }
+                    futex.wait(head, seen);
+                }
+                is_done.store(true, Ordering::Relaxed);
+                event.set();
+            }
+        });
+
+        let (wakes, _, event, futex) = &*shared;
+        while !is_done.load(Ordering::Relaxed) {
+            event.wait();
+            if wakes.take_crowd() {
+                futex.wake();
+            }
+        }
+        publisher.join().unwrap();
+        reader.join().unwrap();
+    });
+}
