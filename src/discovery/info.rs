@@ -14,7 +14,7 @@
 //!
 //! [shared_memory]
 //! id = 7
-//! bytes = 131072
+//! bytes = 2166784
 //! layout = 1
 //!
 //! [socket]
