@@ -17,7 +17,7 @@ use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    fine; also after SIGINT or SIGTERM, and when the reader of the output went away
+  0    fine; also after SIGINT, SIGTERM or SIGHUP, and when the reader of the output went away
   1    something failed; standard error says what
   2    the arguments make no sense
   3    no server found
