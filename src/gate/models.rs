@@ -169,6 +169,13 @@ fn publisher_without_room_is_woken_by_a_cursor_that_moves() {
 }
 
 #[test]
+fn publisher_without_room_is_woken_by_a_cursor_that_moves_with_a_whole_barrier_of_its_own() {
+    race(LosslessPolicy::Block, (1, 1), Some(0), |stage, claim| {
+        claim.unwrap().words().advance(1, false, || stage.futex.wake());
+    });
+}
+
+#[test]
 fn publisher_without_room_is_woken_by_a_subscriber_that_leaves() {
     race(LosslessPolicy::Block, (1, 1), Some(0), |stage, claim| {
         stage.gate.leave(&claim.unwrap(), || stage.futex.wake());

@@ -250,6 +250,33 @@ fn sleeper_is_woken_by_the_end() {
 }
 
 #[test]
+fn sleeper_gets_all_of_a_batch_that_makes_one_wake() {
+    loom::model(|| {
+        let ring = Ring::new(2, 64);
+        let futex = Arc::new(Futex::default());
+        let mut writer = Writer::new(ring.geometry);
+        let publisher = thread::spawn({
+            let (ring, futex) = (ring.clone(), futex.clone());
+            move || {
+                publish(&ring, &mut writer, 1);
+                publish(&ring, &mut writer, 1);
+                futex.wake();
+            }
+        });
+
+        let mut reader = Reader::new(ring.geometry, 0);
+        while reader.cursor() < 2 {
+            if let Some(seen) = reader.sleep_word(ring.words()) {
+                futex.wait(&ring.memory[HEAD_WORD], seen);
+            } else {
+                assert!(matches!(poll(&ring, &mut reader, 1), Poll::Message(_)));
+            }
+        }
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
 fn newer_length_with_an_older_position_is_a_lap() {
     loom::model(|| {
         let ring = Ring::new(2, 128);
