@@ -96,7 +96,7 @@ const SPIN: Wait = Wait::By(WaitStrategy::Spin);
 const WAYS: [Lapwing; 9] = [
     Lapwing {
         name: "Lapwing",
-        settings: "A server as it is by default (4,096 slots, 64 KiB of arena or four messages), `publish` and `receive`.",
+        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `receive`.",
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
