@@ -191,13 +191,14 @@ impl RoomWait {
         }
     }
 
-    /// Waits until the cursor of `claim` is no longer `seen`, or for a moment. Returns whether there is time left.
+    /// Waits until the cursor of `claim` is beyond `seen`, or for a moment. Returns whether there is time left.
     pub(crate) fn turn(&mut self, claim: &Claim, seen: u64) -> bool {
         let words = claim.words();
         let spin_until = Instant::now() + ROOM_SPIN;
         let backoff = Backoff::new();
         loop {
-            if words.cursor() != seen {
+            // One that went back has made no room.
+            if words.cursor() > seen {
                 return true;
             }
             let now = Instant::now();
@@ -211,7 +212,11 @@ impl RoomWait {
         }
         let left = self.timeout.saturating_sub(self.started.elapsed());
         words.prepare_to_wait(heavy_barrier);
-        futex_wait(words.word(), seen, self.longest.min(left));
+        // Whatever it says now, if not more: a change behind this is noticed.
+        let cursor = words.cursor();
+        if cursor <= seen {
+            futex_wait(words.word(), cursor, self.longest.min(left));
+        }
         words.waited();
         self.longest = (self.longest * 2).min(LONGEST_ROOM_SLEEP);
         true

@@ -362,6 +362,31 @@ fn cursor_that_goes_back_frees_nothing_and_takes_nothing() {
 }
 
 #[test]
+fn cursor_that_goes_back_keeps_the_publisher_no_longer_than_it_wants_to_wait() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..7);
+    (0..4).for_each(|expected| assert_eq!(next(&mut subscriber), expected));
+    // The publisher looks at the cursor; then some is read again, and the ring becomes full.
+    stage.publish(7..8);
+    subscriber.subscriber().rejoin(Join::Sequence(1));
+    assert_eq!(next(&mut subscriber), 1);
+    stage.publish(8..11);
+    let (done, outcome) = mpsc::channel();
+
+    let publisher = std::thread::spawn(move || {
+        let publisher = stage.server.publisher();
+        let _ = done.send(publisher.wait_for_room(8, Duration::from_millis(20)));
+        let _ = done.send(publisher.wait_for_room(8, PATIENCE));
+    });
+
+    assert_eq!(outcome.recv_timeout(PATIENCE), Ok(Err(PublishError::Full)));
+    while !matches!(subscriber.poll(|_| ()), Poll::Message(received) if received.sequence == 4) {}
+    assert_eq!(outcome.recv_timeout(PATIENCE), Ok(Ok(())));
+    publisher.join().unwrap();
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let stage = Stage::new(None);
     let error = LosslessSubscriber::open(&stage.found(), Join::New, PATIENCE).unwrap_err();
