@@ -27,7 +27,7 @@ use crate::gate::LosslessPolicy;
 use crate::ring::{Poll, View};
 use crate::segment::AttachError;
 use crate::socket::frame::ClientFrame;
-use crate::socket::{Delivery, RemoteError, Request, agree_with_any};
+use crate::socket::{Agreed, Delivery, RemoteError, Request, agree_with_any};
 use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
 
 mod blocking;
@@ -48,6 +48,8 @@ pub enum LosslessError {
     Control(ControlError),
     /// The server evicts those who are too slow, so that what it lends cannot be held.
     Evicts(LosslessPolicy),
+    /// This process took so long to map the control segment that the server may have taken the claim back.
+    TooLate,
 }
 
 impl fmt::Display for LosslessError {
@@ -64,6 +66,9 @@ impl fmt::Display for LosslessError {
                 "the server may take messages back from slow subscribers (--lossless {policy}), so none can be held: use \
                  a LosslessSubscriber, or start it with --lossless block"
             ),
+            Self::TooLate => {
+                f.write_str("this process was held up until the server had taken its claim back: ask again")
+            }
         }
     }
 }
@@ -74,7 +79,7 @@ impl std::error::Error for LosslessError {
             Self::Attach(error) => error.source(),
             Self::Socket(error) => error.source(),
             Self::Control(error) => error.source(),
-            Self::NoSocket | Self::Evicts(_) => None,
+            Self::NoSocket | Self::Evicts(_) | Self::TooLate => None,
         }
     }
 }
@@ -93,6 +98,9 @@ struct Lease {
     light: bool,
 }
 
+/// How long after the server was asked a claim is believed. It takes one back that is not mapped within 5 s.
+const MAPPED_WITHIN: Duration = Duration::from_secs(4);
+
 impl Lease {
     /// Takes a lease for `subscriber`, and puts it where the lease begins.
     fn take(subscriber: &mut Subscriber, found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
@@ -100,11 +108,19 @@ impl Lease {
         let socket = found.info.socket.as_ref().ok_or(LosslessError::NoSocket)?;
         let request = Request::of(incarnation, join, Delivery::Leased);
         let (_, agreed) = agree_with_any(&socket.addresses, request, timeout).map_err(LosslessError::Socket)?;
+        Self::begin(subscriber, agreed)
+    }
+
+    /// Takes the lease that was agreed on.
+    fn begin(subscriber: &mut Subscriber, agreed: Agreed) -> Result<Self, LosslessError> {
         let (Some((live, name)), Some(offer)) = (agreed.lease, agreed.offer) else {
             return Err(LosslessError::Socket(RemoteError::NotLossless));
         };
-        let control = Control::open(&name, incarnation).map_err(LosslessError::Control)?;
+        let control = Control::open(&name, subscriber.incarnation()).map_err(LosslessError::Control)?;
         control.set_ready();
+        if agreed.asked.elapsed() >= MAPPED_WITHIN {
+            return Err(LosslessError::TooLate);
+        }
         let mut mapped = Vec::new();
         ClientFrame::Progress { next: agreed.first }.append_to(&mut mapped);
         let mut connection = agreed.stream;

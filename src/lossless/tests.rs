@@ -417,6 +417,22 @@ fn end_of_the_stream_overwrites_nothing_that_is_claimed() {
 }
 
 #[test]
+fn claim_that_the_server_may_have_taken_back_is_not_believed() {
+    let stage = Stage::new(Some(LosslessPolicy::Block));
+    let found = stage.found();
+    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
+    let request = Request::of(found.info.incarnation, Join::New, Delivery::Leased);
+    let addresses = found.info.socket.unwrap().addresses;
+    let (_, mut agreed) = agree_with_any(&addresses, request, PATIENCE).unwrap();
+
+    // As if this process had been stopped since.
+    agreed.asked -= MAPPED_WITHIN;
+
+    let outcome = Lease::begin(&mut subscriber, agreed);
+    assert!(matches!(outcome, Err(LosslessError::TooLate)), "{outcome:?}");
+}
+
+#[test]
 fn control_segments_are_gone_once_they_are_mapped() {
     let stage = Stage::new(Some(LosslessPolicy::Block));
     let _subscriber = stage.lossless(Join::New);

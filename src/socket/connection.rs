@@ -356,7 +356,8 @@ impl Connection {
                     Stage::Streaming
                 };
                 self.claim = Some(claim);
-                self.enter(stage, hub.now);
+                // Not from before the client asked, however long this turn took: it reckons from there.
+                self.enter(stage, hub.now.max(Instant::now()));
             }
         }
     }

@@ -49,7 +49,7 @@ mod tests;
 pub use counters::ServiceStats;
 pub use decoder::Decoder;
 pub use error::RemoteError;
-pub(crate) use greeting::{Delivery, Request, agree_with_any};
+pub(crate) use greeting::{Agreed, Delivery, Request, agree_with_any};
 pub(crate) use handle::ServiceHandle;
 pub(crate) use options::ServiceOptions;
 pub use remote::RemoteSubscriber;

@@ -151,6 +151,7 @@ impl RemoteSubscriber {
             first,
             missed,
             lease: _,
+            asked: _,
         } = agreed;
         Self {
             stream,
