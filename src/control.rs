@@ -55,6 +55,8 @@ pub enum ControlError {
     NoSpace,
     /// It belongs to another user than this process runs as.
     OtherUser,
+    /// It is not where the server made it.
+    Elsewhere,
     /// The server that is connected gave a name that none has.
     Name(String),
     /// It is not of this server.
@@ -73,6 +75,11 @@ impl fmt::Display for ControlError {
             Self::OtherUser => f.write_str(
                 "the server runs as another user, and shares its control segments with its own user only: run as that \
                  user, or follow losslessly over the socket",
+            ),
+            Self::Elsewhere => write!(
+                f,
+                "the server's control segments are not in this {DIRECTORY}: share its {DIRECTORY} (containers do with \
+                 `--ipc`), or follow losslessly over the socket"
             ),
             Self::Name(name) => write!(f, "the server named a control segment {name:?}, which is no such name"),
             Self::Foreign => f.write_str("the control segment is not of this server"),
@@ -185,7 +192,10 @@ impl Control {
             return Err(ControlError::Name(name.chars().take(MAX_NAME_BYTES).collect()));
         }
         // Also for root, which may open anything: whoever owns an object can take its memory away under us.
-        let file = shm::open(name, shm::OFlags::RDWR, Mode::empty())?;
+        let file = shm::open(name, shm::OFlags::RDWR, Mode::empty()).map_err(|error| match error {
+            Errno::NOENT => ControlError::Elsewhere,
+            error => error.into(),
+        })?;
         if fs::fstat(&file)?.st_uid != rustix::process::geteuid().as_raw() {
             return Err(ControlError::OtherUser);
         }

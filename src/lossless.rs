@@ -59,7 +59,8 @@ impl fmt::Display for LosslessError {
             Self::NoSocket => {
                 f.write_str("lossless subscriptions are agreed on over a socket, and the server has none")
             }
-            Self::Socket(error) => error.fmt(f),
+            Self::Socket(error @ (RemoteError::NotLossless | RemoteError::Rejected { .. })) => error.fmt(f),
+            Self::Socket(error) => write!(f, "lossless subscriptions are agreed on over the socket: {error}"),
             Self::Control(error) => error.fmt(f),
             Self::Evicts(policy) => write!(
                 f,
@@ -116,11 +117,11 @@ impl Lease {
         let (Some((live, name)), Some(offer)) = (agreed.lease, agreed.offer) else {
             return Err(LosslessError::Socket(RemoteError::NotLossless));
         };
-        let control = Control::open(&name, subscriber.incarnation()).map_err(LosslessError::Control)?;
-        control.set_ready();
+        let control = Control::open(&name, subscriber.incarnation()).inspect(Control::set_ready);
         if agreed.asked.elapsed() >= MAPPED_WITHIN {
             return Err(LosslessError::TooLate);
         }
+        let control = control.map_err(LosslessError::Control)?;
         let mut mapped = Vec::new();
         ClientFrame::Progress { next: agreed.first }.append_to(&mut mapped);
         let mut connection = agreed.stream;

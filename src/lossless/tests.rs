@@ -398,6 +398,14 @@ fn refusals_say_what_to_do() {
     assert!(error.to_string().contains("--max-lossless"), "{error}");
     let error = LosslessSubscriber::open(&stage.found(), Join::Sequence(1), PATIENCE).unwrap_err();
     assert!(error.to_string().contains("no message 1 yet"), "{error}");
+
+    let mut found = stage.found();
+    found.info.socket.as_mut().unwrap().addresses = vec!["127.0.0.1:1".parse().unwrap()];
+    let error = LosslessSubscriber::open(&found, Join::New, PATIENCE).unwrap_err();
+    assert!(
+        error.to_string().contains("agreed on over the socket: 127.0.0.1:1"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -45,6 +45,32 @@ fn another_user_is_told_why_and_loses_nothing_over_the_socket() {
 }
 
 #[test]
+fn client_with_another_dev_shm_is_told_why_and_loses_nothing_over_the_socket() {
+    let elsewhere = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /dev/shm && exec \"$@\"",
+        "sh",
+    ];
+    if !world_is_possible(&elsewhere) {
+        return;
+    }
+    let server = Server::start("--generate --rate max --slots 256 --lossless block");
+
+    let mut client = server.client(&elsewhere, "--follow --lossless --format json -n 3000");
+
+    let json = client.json();
+    let attached = json.expect("attached");
+    assert_eq!(attached["transport"], "socket", "{attached}");
+    let reason = attached["reason"].as_str().unwrap();
+    assert!(reason.contains("are not in this /dev/shm"), "{reason}");
+    expect_messages(&json, 3000);
+    assert!(client.process.wait().success());
+}
+
+#[test]
 fn full_dev_shm_is_an_error_for_those_who_need_it_and_harms_nobody_else() {
     // Room for three control segments: of four pages the directory takes none, the file one.
     let script = "mount -t tmpfs -o size=16k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/taken && exec \"$@\"";
