@@ -84,6 +84,8 @@ pub struct LosslessStatus {
     pub subscribers: usize,
     /// How many lost their claim because they read nothing for too long, or claimed what cannot be.
     pub evicted: u64,
+    /// The last of them.
+    pub last_evicted: Option<String>,
     /// The slowest one, while it keeps the publisher from publishing.
     pub holder: Option<Holder>,
 }
@@ -131,6 +133,7 @@ struct Door {
 struct Claims {
     entries: Vec<Entry>,
     evicted: u64,
+    last_evicted: Option<String>,
     /// The slowest one, since when it has held up the publisher.
     holder: Option<(Arc<Claim>, Instant)>,
 }
@@ -250,6 +253,7 @@ impl Gate {
         LosslessStatus {
             subscribers: claims.entries.len(),
             evicted: claims.evicted,
+            last_evicted: claims.last_evicted.clone(),
             holder,
         }
     }
@@ -274,13 +278,14 @@ impl Claims {
 
     /// Reads every cursor, and drops the claims of those that left or claim what cannot be.
     fn refresh(&mut self, next: u64) {
-        let evicted = &mut self.evicted;
+        let (evicted, last_evicted) = (&mut self.evicted, &mut self.last_evicted);
         self.entries.retain_mut(|entry| {
             // C2, in `cursor`.
             let cursor = entry.claim.words().cursor();
             if cursor > next {
                 *evicted += 1;
                 entry.claim.evict();
+                *last_evicted = Some(entry.claim.who().to_owned());
                 return false;
             }
             if cursor > entry.seen {
@@ -305,12 +310,13 @@ impl Claims {
     /// Drops the claims of those who have held up the publisher for `patience`, as nobody may who still wants a message
     /// up to `needed`. Returns whether there were any.
     fn evict(&mut self, needed: u64, patience: Duration, now: Instant) -> bool {
-        let before = self.entries.len();
+        let (before, last_evicted) = (self.entries.len(), &mut self.last_evicted);
         self.entries.retain_mut(|entry| {
             let is_late =
                 entry.seen <= needed && now.saturating_duration_since(*entry.stuck.get_or_insert(now)) >= patience;
             if is_late {
                 entry.claim.evict();
+                *last_evicted = Some(entry.claim.who().to_owned());
             }
             !is_late
         });

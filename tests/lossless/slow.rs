@@ -134,7 +134,9 @@ fn stopped_client_is_evicted_in_time_told_and_reads_on() {
         let report = server.wait_for("evicted", |_, offer| offer.evicted == 1);
         // Far enough that no socket holds it all.
         server.wait_until_beyond(report.head + 50_000);
-        server.process.hear(&["1 lossless client was evicted"]);
+        server
+            .process
+            .hear(&["1 lossless client was evicted", &client.process.who()]);
         client.process.signal(Signal::CONT);
         let evicted = follow(&json, &mut next, |_| false).unwrap();
         assert_eq!(evicted["type"], "evicted", "{evicted}");

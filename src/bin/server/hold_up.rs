@@ -31,7 +31,7 @@ impl HoldUp {
         let holder = holder.map(|holder| (&*holder.who, holder.held, holder.cursor));
         let news = [
             self.over(holder),
-            self.evictions(status.evicted, now),
+            self.evictions(status.evicted, status.last_evicted.as_deref(), now),
             self.lasting(holder, now),
         ];
         news.iter().flatten().for_each(|news| warn!("{news}"));
@@ -66,7 +66,7 @@ impl HoldUp {
     }
 
     /// What there is to say of those that were evicted.
-    fn evictions(&mut self, evicted: u64, now: Instant) -> Option<String> {
+    fn evictions(&mut self, evicted: u64, last: Option<&str>, now: Instant) -> Option<String> {
         let is_due = self.evicted_told_at.is_none_or(|at| now >= at + BETWEEN_TALES);
         if evicted == self.evicted || !is_due {
             return None;
@@ -75,9 +75,10 @@ impl HoldUp {
         self.evicted = evicted;
         self.evicted_told_at = Some(now);
         let clients = if count == 1 { "client was" } else { "clients were" };
+        let last = last.map_or_else(String::new, |last| format!(", the last one {last}"));
         Some(format!(
-            "{count} lossless {clients} evicted for reading nothing for too long, {evicted} in all; for more patience \
-             give --lossless evict: a longer time, or block"
+            "{count} lossless {clients} evicted for reading nothing for too long, {evicted} in all{last}; for more \
+             patience give --lossless evict: a longer time, or block"
         ))
     }
 }
@@ -143,17 +144,17 @@ mod tests {
         let mut hold_up = HoldUp::default();
         let now = Instant::now();
 
-        assert_eq!(hold_up.evictions(0, now), None);
+        assert_eq!(hold_up.evictions(0, None, now), None);
         assert!(
             hold_up
-                .evictions(1, now)
+                .evictions(1, Some("one"), now)
                 .unwrap()
                 .starts_with("1 lossless client was evicted")
         );
-        assert_eq!(hold_up.evictions(5, now + SECOND), None);
-        let later = hold_up.evictions(5, now + BETWEEN_TALES).unwrap();
+        assert_eq!(hold_up.evictions(5, Some("other"), now + SECOND), None);
+        let later = hold_up.evictions(5, Some("other"), now + BETWEEN_TALES).unwrap();
         assert!(
-            later.starts_with("4 lossless clients were evicted") && later.contains(", 5 in all"),
+            later.starts_with("4 lossless clients were evicted") && later.contains(", 5 in all, the last one other; "),
             "{later}"
         );
     }
