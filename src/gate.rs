@@ -80,6 +80,8 @@ pub struct LosslessOffer {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LosslessStatus {
+    /// What the server does about those who are too slow, if it offers anything.
+    pub policy: Option<LosslessPolicy>,
     /// How many there are.
     pub subscribers: usize,
     /// How many lost their claim because they read nothing for too long, or claimed what cannot be.
@@ -251,6 +253,7 @@ impl Gate {
             })
         });
         LosslessStatus {
+            policy: self.offer.map(|offer| offer.policy),
             subscribers: claims.entries.len(),
             evicted: claims.evicted,
             last_evicted: claims.last_evicted.clone(),

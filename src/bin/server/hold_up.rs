@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use lapwing::LosslessStatus;
+use lapwing::{LosslessPolicy, LosslessStatus};
 use log::warn;
 
 /// What is shorter is told by the statistics alone.
 const LASTING: Duration = Duration::from_secs(1);
 /// Shortest time between two times that one is told of: a reader that takes seconds for each message is behind always.
 const BETWEEN_TALES: Duration = Duration::from_secs(10);
+/// One that is found behind at each look for so long, though it reads, slows the stream.
+const SLOWING: Duration = Duration::from_secs(10);
 
 /// Who holds up the stream, for how long, and the sequence that it wants next.
 type Holder<'a> = (&'a str, Duration, u64);
@@ -20,6 +22,9 @@ pub struct HoldUp {
     told: Option<(String, Instant)>,
     /// It still holds up the stream, and has for so long.
     lasts: Option<Duration>,
+    /// The one that was behind at each look, since when, and whether that was told.
+    behind: Option<(String, Instant, bool)>,
+    policy: Option<LosslessPolicy>,
     evicted: u64,
     evicted_told_at: Option<Instant>,
 }
@@ -27,12 +32,14 @@ pub struct HoldUp {
 impl HoldUp {
     /// Tells what is new; nothing of a holder if it is not waited for. To be called once or twice a second.
     pub fn tell(&mut self, status: &LosslessStatus, waits: bool, now: Instant) {
+        self.policy = status.policy;
         let holder = status.holder.as_ref().filter(|_| waits);
         let holder = holder.map(|holder| (&*holder.who, holder.held, holder.cursor));
         let news = [
             self.over(holder),
             self.evictions(status.evicted, status.last_evicted.as_deref(), now),
             self.lasting(holder, now),
+            self.slowing(holder, now),
         ];
         news.iter().flatten().for_each(|news| warn!("{news}"));
     }
@@ -59,10 +66,42 @@ impl HoldUp {
         }
         self.told = Some((who.to_owned(), now));
         self.lasts = Some(held);
+        let advice = self.advice();
         Some(format!(
-            "{who} has held up the stream for {held:.1?}: it does not read message {cursor}; stop it, or start this \
-             server with --lossless evict:5s or --on-full drop"
+            "{who} has held up the stream for {held:.1?}: it does not read message {cursor}; {advice}"
         ))
+    }
+
+    /// What there is to say of one that reads, but so slowly that it is always found a whole ring behind.
+    fn slowing(&mut self, holder: Option<Holder<'_>>, now: Instant) -> Option<String> {
+        let Some((who, _, cursor)) = holder else {
+            self.behind = None;
+            return None;
+        };
+        if self.behind.as_ref().is_none_or(|(known, ..)| known != who) {
+            self.behind = Some((who.to_owned(), now, false));
+        }
+        let (_, since, is_told) = self.behind.as_mut()?;
+        // One that does not read at all is told of otherwise.
+        if *is_told || now < *since + SLOWING || self.lasts.is_some() {
+            return None;
+        }
+        *is_told = true;
+        let advice = self.advice();
+        Some(format!(
+            "{who} slows the stream: it has been a whole ring behind for {SLOWING:?}, and is at message {cursor} now; \
+             {advice}"
+        ))
+    }
+
+    fn advice(&self) -> String {
+        match self.policy {
+            Some(LosslessPolicy::Evict(patience)) => format!(
+                "it is evicted once it has read nothing for {patience:?}; stop it, or start this server with --on-full \
+                 drop"
+            ),
+            _ => "stop it, or start this server with --lossless evict:5s or --on-full drop".to_owned(),
+        }
     }
 
     /// What there is to say of those that were evicted.
@@ -125,6 +164,27 @@ mod tests {
         }
 
         assert_eq!(told, 2 * 6);
+    }
+
+    #[test]
+    fn reader_that_is_always_behind_is_told_once_and_with_what_becomes_of_it() {
+        let mut hold_up = HoldUp {
+            policy: Some(LosslessPolicy::Evict(2 * SECOND)),
+            ..HoldUp::default()
+        };
+        let now = Instant::now();
+        let mut look = |holder, seconds| hold_up.slowing(holder, now + seconds * SECOND);
+
+        let told: Vec<_> = (0..60)
+            .filter_map(|turn| look(Some(("one", SECOND / 5, turn.into())), turn))
+            .collect();
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert!(
+            told.starts_with("one slows the stream: ") && told.contains("is at message 10 now; it is evicted once"),
+            "{told}"
+        );
+        assert!((60..90).all(|turn| look((turn % 5 > 0).then_some(("one", SECOND / 5, 1)), turn).is_none()));
+        assert!((99..200).all(|turn| look(Some((["one", "two"][turn as usize / 9 % 2], SECOND, 1)), turn).is_none()));
     }
 
     #[test]
