@@ -51,8 +51,8 @@ pub(crate) use claim::{Claim, Settling};
 pub enum LosslessPolicy {
     /// Waits for it, however long that takes. Only its death or its leaving ends that.
     Block,
-    /// Waits for so long without it reading anything, then goes on without it. It is told, and reads on as lossy
-    /// subscribers do.
+    /// Waits for so long in all until it has read an eighth of what it was behind, 1,024 messages at the most, then goes on
+    /// without it. It is told, and reads on as lossy subscribers do.
     Evict(Duration),
 }
 
@@ -84,7 +84,7 @@ pub struct LosslessStatus {
     pub policy: Option<LosslessPolicy>,
     /// How many there are.
     pub subscribers: usize,
-    /// How many lost their claim because they read nothing for too long, or claimed what cannot be.
+    /// How many lost their claim because they held up the stream for too long, or claimed what cannot be.
     pub evicted: u64,
     /// The last of them.
     pub last_evicted: Option<String>,
@@ -140,13 +140,58 @@ struct Claims {
     holder: Option<(Arc<Claim>, Instant)>,
 }
 
+/// How many messages somebody who holds up the publisher must read in time at the most.
+const FAR_ENOUGH: u64 = 1024;
+
 #[derive(Debug)]
 struct Entry {
     claim: Arc<Claim>,
     /// The newest cursor that was believed.
     seen: u64,
-    /// Since when it has held up the publisher without having read anything.
+    /// Since when it holds up the publisher without having read anything.
     stuck: Option<Instant>,
+    /// For how long it has held up the publisher before that, on its way to the goal.
+    held: Duration,
+    /// Where it is forgiven: an eighth of what it was behind when it first held up the publisher, or [`FAR_ENOUGH`] if that
+    /// is less. Who reads one message now and then does not get there in time.
+    goal: u64,
+}
+
+impl Entry {
+    fn new(claim: Arc<Claim>, first: u64) -> Self {
+        Self {
+            claim,
+            seen: first,
+            stuck: None,
+            held: Duration::ZERO,
+            goal: first,
+        }
+    }
+
+    /// Believes a newer cursor.
+    fn advance(&mut self, cursor: u64) {
+        self.seen = cursor;
+        if cursor >= self.goal {
+            self.stuck = None;
+            self.held = Duration::ZERO;
+        }
+    }
+
+    /// It holds up the publisher, which wants to publish message `next`. Returns for how long it has in all.
+    fn hold(&mut self, next: u64, now: Instant) -> Duration {
+        if self.stuck.is_none() && self.held.is_zero() {
+            self.goal = self.seen + (next.saturating_sub(self.seen) / 8).clamp(1, FAR_ENOUGH);
+        }
+        let since = *self.stuck.get_or_insert(now);
+        self.held + now.saturating_duration_since(since)
+    }
+
+    /// It does not hold up the publisher any more.
+    fn let_go(&mut self, now: Instant) {
+        if let Some(since) = self.stuck.take() {
+            self.held += now.saturating_duration_since(since);
+        }
+    }
 }
 
 impl Gate {
@@ -197,11 +242,7 @@ impl Gate {
         {
             let mut claims = self.claims();
             self.check_room(&claims)?;
-            claims.entries.push(Entry {
-                claim: claim.clone(),
-                seen: first,
-                stuck: None,
-            });
+            claims.entries.push(Entry::new(claim.clone(), first));
             self.door.until.store(0, Ordering::Relaxed);
             self.door.refused_from.store(0, Ordering::Relaxed);
         }
@@ -292,8 +333,7 @@ impl Claims {
                 return false;
             }
             if cursor > entry.seen {
-                entry.seen = cursor;
-                entry.stuck = None;
+                entry.advance(cursor);
             }
             true
         });
@@ -310,13 +350,16 @@ impl Claims {
         self.entries.len() < before
     }
 
-    /// Drops the claims of those who have held up the publisher for `patience`, as nobody may who still wants a message
-    /// up to `needed`. Returns whether there were any.
-    fn evict(&mut self, needed: u64, patience: Duration, now: Instant) -> bool {
+    /// Drops the claims of those who have held up the publisher, which wants to publish message `next`, for `patience`, as
+    /// nobody may who still wants a message up to `needed`. Returns whether there were any.
+    fn evict(&mut self, next: u64, needed: u64, patience: Duration, now: Instant) -> bool {
         let (before, last_evicted) = (self.entries.len(), &mut self.last_evicted);
         self.entries.retain_mut(|entry| {
-            let is_late =
-                entry.seen <= needed && now.saturating_duration_since(*entry.stuck.get_or_insert(now)) >= patience;
+            if entry.seen > needed {
+                entry.let_go(now);
+                return true;
+            }
+            let is_late = entry.hold(next, now) >= patience;
             if is_late {
                 entry.claim.evict();
                 *last_evicted = Some(entry.claim.who().to_owned());
@@ -326,6 +369,15 @@ impl Claims {
         let evicted = before - self.entries.len();
         self.evicted += evicted as u64;
         evicted > 0
+    }
+
+    /// Nobody holds up the publisher.
+    fn let_all_go(&mut self, now: impl Fn() -> Instant) {
+        self.holder = None;
+        if self.entries.iter().any(|entry| entry.stuck.is_some()) {
+            let now = now();
+            self.entries.iter_mut().for_each(|entry| entry.let_go(now));
+        }
     }
 }
 
@@ -409,7 +461,7 @@ impl Gatekeeper {
                 }
             }
             let Some(needed) = needed else {
-                claims.holder = None;
+                claims.let_all_go(now);
                 return Ok(());
             };
             let (claim, now) = (slowest.claim.clone(), now());
@@ -421,7 +473,7 @@ impl Gatekeeper {
                 claims.holder = Some((claim.clone(), now));
             }
             let evicts = match gate.offer.map(|offer| offer.policy) {
-                Some(LosslessPolicy::Evict(patience)) => claims.evict(needed, patience, now),
+                Some(LosslessPolicy::Evict(patience)) => claims.evict(wanted.sequence, needed, patience, now),
                 _ => false,
             };
             if !evicts && !claims.drop_those_leaving() {

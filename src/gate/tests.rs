@@ -408,3 +408,52 @@ fn each_wrong_gate_is_noticed() {
         assert!(judged.is_err(), "nobody notices {fault:?}");
     }
 }
+
+/// How many messages a publisher of one each millisecond gets past a subscriber that reads one each `pause`, given
+/// `patience` and a second in all. The publisher waits whenever there is no room.
+fn published_past_one_that_trickles(patience: Duration, pause: Duration) -> (u64, bool) {
+    let geometry = Geometry::new(64, 64, 4096, None).unwrap();
+    let offer = LosslessOffer {
+        policy: LosslessPolicy::Evict(patience),
+        max_subscribers: 1,
+    };
+    let gate = Arc::new(Gate::new(&geometry, Some(offer)));
+    let claim = Arc::new(Claim::private(String::new()));
+    gate.join(&claim, || (), || 0).unwrap();
+    let mut gatekeeper = Gatekeeper::new(gate);
+    let start = Instant::now();
+    let (mut next, mut read) = (0, 0);
+    for now in (0..1000).map(Duration::from_millis) {
+        if now >= pause * (read + 1) && u64::from(read) < next {
+            read += 1;
+            claim.words().advance(read.into(), true, || ());
+        }
+        let wanted = Wanted {
+            sequence: next,
+            floor: 0,
+        };
+        if gatekeeper.admit(wanted, |_| None, || start + now).is_ok() {
+            next += 1;
+        }
+    }
+    (next, claim.is_evicted())
+}
+
+#[test]
+fn subscriber_that_reads_now_and_then_does_not_hold_up_the_stream_for_longer_either() {
+    let patience = Duration::from_millis(100);
+
+    let (published, is_evicted) = published_past_one_that_trickles(patience, Duration::from_millis(50));
+
+    // It was held up for its patience once.
+    assert!(is_evicted && published >= 890, "{published} messages, {is_evicted}");
+}
+
+#[test]
+fn subscriber_that_is_slow_and_gets_ahead_in_time_is_not_evicted() {
+    // An eighth of the ring takes it 16 ms.
+    let (published, is_evicted) =
+        published_past_one_that_trickles(Duration::from_millis(100), Duration::from_millis(2));
+
+    assert!(!is_evicted && published > 500, "{published} messages, {is_evicted}");
+}

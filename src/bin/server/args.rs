@@ -110,7 +110,7 @@ pub struct Args {
     group: Option<u32>,
 
     /// Let clients ask to lose nothing: what to do when one is a whole ring behind. block waits for it, evict:5s waits
-    /// until it has read nothing for that long and goes on without it
+    /// for that long in all until it has read on by an eighth of the ring (at most 1,024 messages), else goes on without it
     #[arg(long, help_heading = "Lossless clients", value_name = "block|evict:TIME", value_parser = cli::lossless_policy)]
     lossless: Option<LosslessPolicy>,
 

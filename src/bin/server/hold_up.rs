@@ -97,8 +97,8 @@ impl HoldUp {
     fn advice(&self) -> String {
         match self.policy {
             Some(LosslessPolicy::Evict(patience)) => format!(
-                "it is evicted once it has read nothing for {patience:?}; stop it, or start this server with --on-full \
-                 drop"
+                "it is evicted once it has held it up for {patience:?} while it read next to nothing; stop it, or \
+                 start this server with --on-full drop"
             ),
             _ => "stop it, or start this server with --lossless evict:5s or --on-full drop".to_owned(),
         }
@@ -116,7 +116,7 @@ impl HoldUp {
         let clients = if count == 1 { "client was" } else { "clients were" };
         let last = last.map_or_else(String::new, |last| format!(", the last one {last}"));
         Some(format!(
-            "{count} lossless {clients} evicted for reading nothing for too long, {evicted} in all{last}; for more \
+            "{count} lossless {clients} evicted for holding up the stream for too long, {evicted} in all{last}; for more \
              patience give --lossless evict: a longer time, or block"
         ))
     }
