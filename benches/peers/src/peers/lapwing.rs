@@ -61,6 +61,10 @@ struct Lapwing {
 }
 
 const LARGE_RING: Option<u64> = Some(65_536);
+/// Bytes of the largest arena.
+const LARGE_ARENA: u64 = 64 << 20;
+/// Messages that a stream which is made in place has room for in the arena.
+const IN_PLACE: u64 = 4096;
 /// Longer than any message takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a wait lasts at most before the work looks whether it is over.
@@ -114,7 +118,7 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`: made where it is read. Sizes by default, `WaitStrategy::Spin`.",
+        settings: "`loan` and `push_words`: made where it is read. Sizes by default, in streams room for 4,096 messages (64 MiB at most), `WaitStrategy::Spin`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -193,12 +197,13 @@ impl Lapwing {
         matches!(self.receive, Receive::Remote { .. })
     }
 
-    /// Bytes of the arena: the default, or in a stream with more slots room for as many messages up to 64 MiB, and for four
-    /// in any case.
+    /// Bytes of the arena: the default, or in a stream with more slots room for as many messages, and in one that is made in
+    /// place for 4,096, up to 64 MiB; and for four in any case.
     fn arena(&self, work: Work) -> u64 {
         let len = work.len() as u64;
         let wanted = match self.slots {
-            Some(slots) if work.is_stream() => (slots * len).min(64 << 20),
+            Some(slots) if work.is_stream() => (slots * len).min(LARGE_ARENA),
+            None if work.is_stream() && self.publish == Publish::InPlace => (IN_PLACE * len).min(LARGE_ARENA),
             _ => 64 << 10,
         };
         wanted.max(4 * len).next_power_of_two()
