@@ -7,9 +7,11 @@
 //!   write      --- eventfd ---------> read
 //!   write      --- pipe ------------> read
 //!   publish    (nobody is attached)
+//!
+//!   publish    --- shared memory ---> receive, 1 to 64 threads of the peer
 //! ```
 //!
-//! Who wakes is pinned to one processor, and who sleeps to another. All take turns, so that what else the machine does
+//! Who wakes is pinned to one processor, and who sleeps to another, but for a crowd, which may be anywhere. All take turns, so that what else the machine does
 //! meets all of them. `cargo bench --bench wake -- --idle 60` measures what a server and a follower cost that have nothing
 //! to do for so many seconds.
 
@@ -42,6 +44,10 @@ use stand::Stand;
 
 /// Long enough for everybody to be asleep again.
 const PAUSE: Duration = Duration::from_micros(500);
+/// The same for a crowd.
+const CROWD_PAUSE: Duration = Duration::from_millis(4);
+/// How many sleep on one stream.
+const CROWDS: [usize; 4] = [1, 4, 16, 64];
 const NAMES: [&str; 5] = [
     "lapwing",
     "lapwing, descriptor",
@@ -62,13 +68,34 @@ fn open(directory: &Path, name: &str) -> Subscriber {
         .with_strategy(WaitStrategy::Block)
 }
 
-fn receive(directory: &Path, rounds: usize) -> Vec<u64> {
-    let mut subscriber = open(directory, "plain");
+fn receive_from(mut subscriber: Subscriber, rounds: usize) -> Vec<u64> {
     let next = |_| match subscriber.receive(PATIENCE, |_| ()) {
         Poll::Message(_) => now_ns(),
         other => panic!("{other:?}"),
     };
     (0..rounds).map(next).collect()
+}
+
+/// The peer of a crowd: so many threads that sleep, and when the last of them got each message.
+fn sleep_in_a_crowd(directory: &Path, sleepers: usize, rounds: usize) {
+    let subscribers: Vec<Subscriber> = (0..sleepers).map(|_| open(directory, "crowd")).collect();
+    println!("ready");
+    let times: Vec<Vec<u64>> = thread::scope(|scope| {
+        let sleepers: Vec<_> = subscribers
+            .into_iter()
+            .map(|subscriber| scope.spawn(|| receive_from(subscriber, rounds)))
+            .collect();
+        let ended = sleepers.into_iter().map(|sleeper| sleeper.join());
+        ended.map(|times| times.expect("a reader that ends")).collect()
+    });
+    let last = |round: usize| times.iter().map(|times| times[round]).max().expect("somebody sleeps");
+    println!(
+        "{}",
+        (0..rounds)
+            .map(|round| last(round).to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
 }
 
 fn wait_for_descriptor(directory: &Path, rounds: usize) -> Vec<u64> {
@@ -101,7 +128,7 @@ fn sleep_and_wake(directory: &Path, rounds: usize) {
     let event = File::from(std::io::stdin().as_fd().try_clone_to_owned().expect("an eventfd"));
     let results = thread::scope(|scope| {
         let readers = [
-            scope.spawn(|| receive(directory, rounds)),
+            scope.spawn(|| receive_from(open(directory, "plain"), rounds)),
             scope.spawn(|| wait_for_descriptor(directory, rounds)),
             scope.spawn(|| read(event, rounds)),
             scope.spawn(|| read(pipe, rounds)),
@@ -179,23 +206,48 @@ fn send(home: &Path, rounds: usize) -> (Peer, Sent) {
 fn wake(rounds: usize) -> [Seen; NAMES.len()] {
     let home = tempfile::tempdir().expect("a temporary directory");
     let (mut peer, sent) = send(home.path(), rounds);
-    let seen = sent.map(|sent| {
-        let starts = || sent.iter().map(|[start, _]| *start);
-        let sender = quantiles(sent.iter().map(|[_, cost]| *cost));
-        let line = peer.hear();
-        if line.is_empty() {
-            let sleeper = None;
-            return Seen { sender, sleeper };
-        }
-        let arrived: Vec<u64> = line.split(' ').map(|time| time.parse().expect("a time")).collect();
-        assert_eq!(arrived.len(), rounds, "not everything arrived");
-        assert!(
-            arrived.iter().zip(starts()).all(|(&at, start)| at > start),
-            "there before it was sent"
-        );
-        let sleeper = Some(quantiles(arrived.iter().zip(starts()).map(|(at, start)| at - start)));
-        Seen { sender, sleeper }
-    });
+    let seen = sent.map(|sent| see(&sent, &peer.hear()));
+    peer.finish();
+    seen
+}
+
+/// What `sent` cost, and how much later it `arrived`, if it was sent to anybody.
+fn see(sent: &[[u64; 2]], arrived: &str) -> Seen {
+    let starts = || sent.iter().map(|[start, _]| *start);
+    let sender = quantiles(sent.iter().map(|[_, cost]| *cost));
+    if arrived.is_empty() {
+        let sleeper = None;
+        return Seen { sender, sleeper };
+    }
+    let arrived: Vec<u64> = arrived.split(' ').map(|time| time.parse().expect("a time")).collect();
+    assert_eq!(arrived.len(), sent.len(), "not everything arrived");
+    assert!(
+        arrived.iter().zip(starts()).all(|(&at, start)| at > start),
+        "there before it was sent"
+    );
+    let sleeper = Some(quantiles(arrived.iter().zip(starts()).map(|(at, start)| at - start)));
+    Seen { sender, sleeper }
+}
+
+/// One window of a crowd.
+fn wake_crowd(sleepers: usize, rounds: usize) -> Seen {
+    let mut stand = Stand::new("crowd", |options| options.listen.clear());
+    let mut peer = Peer::start(stand.directory(), &format!("{sleepers} {rounds}"));
+    while stand.server.stats().readers != sleepers as u64 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(100));
+    let pinned = pin(0);
+    let sent: Vec<[u64; 2]> = (0..rounds)
+        .map(|_| {
+            thread::sleep(CROWD_PAUSE);
+            let start = now_ns();
+            stand.server.publisher().publish(&[0; 8]).expect("short enough");
+            [start, now_ns() - start]
+        })
+        .collect();
+    drop(pinned);
+    let seen = see(&sent, &peer.hear());
     peer.finish();
     seen
 }
@@ -216,6 +268,23 @@ fn tables(windows: &mut Windows<[Seen; NAMES.len()]>) {
                 |seen, _| sleeper(seen).describe(),
             );
         }
+    }
+}
+
+fn crowd_tables(crowds: &mut [Windows<Seen>]) {
+    for (sleepers, windows) in CROWDS.iter().zip(crowds) {
+        let name = |who| format!("{:>3} sleepers, {who:8}", sleepers);
+        windows.tell(
+            &name("sender"),
+            |seen| seen.sender.0[0] as f64,
+            |seen, _| seen.sender.describe(),
+        );
+        let last = |seen: &Seen| seen.sleeper.expect("they sleep");
+        windows.tell(
+            &name("the last"),
+            |seen| last(seen).0[0] as f64,
+            |seen, _| last(seen).describe(),
+        );
     }
 }
 
@@ -277,15 +346,24 @@ fn idle(time: Duration) {
 }
 
 fn main() {
-    if let Some((directory, rounds)) = peer::role() {
-        return sleep_and_wake(&directory, rounds.parse().expect("a number of rounds"));
+    if let Some((directory, kind)) = peer::role() {
+        let number = |text: &str| text.parse().expect("a number");
+        return match kind.split_once(' ') {
+            None => sleep_and_wake(&directory, number(&kind)),
+            Some((sleepers, rounds)) => sleep_in_a_crowd(&directory, number(sleepers), number(rounds)),
+        };
     }
     if let Some(seconds) = extent::number("--idle") {
         return idle(Duration::from_secs(seconds as u64));
     }
     let mut windows = Windows::new();
+    let mut crowds = CROWDS.map(|_| Windows::new());
     for _ in 0..extent::rounds(5) {
         windows.take(|_| wake(if extent::is_whole() { 1000 } else { 5 }));
+        for (sleepers, crowd) in CROWDS.iter().zip(&mut crowds) {
+            crowd.take(|_| wake_crowd(*sleepers, if extent::is_whole() { 200 } else { 5 }));
+        }
     }
     tables(&mut windows);
+    crowd_tables(&mut crowds);
 }

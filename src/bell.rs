@@ -66,8 +66,8 @@ impl Bell {
 
 /// All who sleep on the segment's futex word.
 const EVERYBODY: u32 = i32::MAX as u32;
-/// How many of them the publisher wakes itself: each costs it up to 20 us.
-const A_FEW: u32 = 4;
+/// How many of them the publisher wakes itself: each costs it up to 40 us.
+const A_FEW: u32 = 2;
 
 /// Wakes everybody who sleeps on the segment's futex word.
 pub(crate) fn wake_readers(segment: &Segment) {
