@@ -28,7 +28,7 @@ use crate::ring::{Poll, View};
 use crate::segment::AttachError;
 use crate::socket::frame::ClientFrame;
 use crate::socket::{Agreed, Delivery, RemoteError, Request, agree_with_any};
-use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
+use crate::subscriber::{self, Join, Subscriber, WaitStrategy, Waited};
 
 mod blocking;
 
@@ -264,6 +264,13 @@ impl LosslessSubscriber {
         let outcome = self.subscriber.receive(timeout, read);
         self.note(&outcome);
         outcome
+    }
+
+    /// As [`Subscriber::drain`]. Messages are given back some at a time, and all of them when this returns, which costs the
+    /// publisher and this subscriber less than one by one.
+    #[inline]
+    pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
+        self.in_advance(|subscriber| subscriber::drain(limit, || subscriber.poll(&mut read), each))
     }
 
     /// As [`Subscriber::wait`].

@@ -6,6 +6,7 @@ use std::iter;
 use std::time::Duration;
 
 use crate::follower::{Event, Follower};
+use crate::lossless::LosslessSubscriber;
 use crate::ring::Poll;
 use crate::subscriber::Subscriber;
 
@@ -40,16 +41,29 @@ impl Subscriber {
     /// # }
     /// ```
     pub fn messages(&mut self, timeout: Duration) -> impl Iterator<Item = Poll<Vec<u8>>> {
-        let mut is_over = false;
-        iter::from_fn(move || {
-            if is_over {
-                return None;
-            }
-            let item = self.receive(timeout, |view| view.to_vec());
-            is_over = matches!(item, Poll::Ended | Poll::Dead | Poll::Corrupt { .. });
-            (!matches!(item, Poll::Empty | Poll::Ended)).then_some(item)
-        })
+        items(move || self.receive(timeout, |view| view.to_vec()))
     }
+}
+
+impl LosslessSubscriber {
+    /// As [`Subscriber::messages`]. Each message is given back once it was copied. What is told as lost was gone before this
+    /// subscriber came, or behind its eviction.
+    pub fn messages(&mut self, timeout: Duration) -> impl Iterator<Item = Poll<Vec<u8>>> {
+        items(move || self.receive(timeout, |view| view.to_vec()))
+    }
+}
+
+/// What `receive` returns, until it finds nothing or the stream is over.
+fn items(mut receive: impl FnMut() -> Poll<Vec<u8>>) -> impl Iterator<Item = Poll<Vec<u8>>> {
+    let mut is_over = false;
+    iter::from_fn(move || {
+        if is_over {
+            return None;
+        }
+        let item = receive();
+        is_over = matches!(item, Poll::Ended | Poll::Dead | Poll::Corrupt { .. });
+        (!matches!(item, Poll::Empty | Poll::Ended)).then_some(item)
+    })
 }
 
 impl Follower {

@@ -233,29 +233,8 @@ impl Subscriber {
     /// Polls up to `limit` times, for messages that are there already. `read` sees each in place as in
     /// [`Subscriber::poll`]; `each` is given every outcome in order, laps and the end included, `Empty` not. Returns how
     /// many messages there were.
-    pub fn drain<R>(
-        &mut self,
-        limit: usize,
-        mut read: impl FnMut(View<'_>) -> R,
-        mut each: impl FnMut(Poll<R>),
-    ) -> usize {
-        let mut messages = 0;
-        // A hostile publisher can make laps without end: they count, too.
-        for _ in 0..limit {
-            match self.poll(&mut read) {
-                Poll::Empty => break,
-                outcome @ Poll::Message(_) => {
-                    messages += 1;
-                    each(outcome);
-                }
-                outcome @ Poll::Lapped { .. } => each(outcome),
-                outcome => {
-                    each(outcome);
-                    break;
-                }
-            }
-        }
-        messages
+    pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
+        drain(limit, || self.poll(&mut read), each)
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
@@ -494,6 +473,29 @@ impl Subscriber {
     pub const fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
+}
+
+/// Calls `poll` up to `limit` times, until there is nothing, and gives `each` what it finds. Returns how many messages
+/// there were.
+#[inline]
+pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each: impl FnMut(Poll<R>)) -> usize {
+    let mut messages = 0;
+    // A hostile publisher can make laps without end: they count, too.
+    for _ in 0..limit {
+        match poll() {
+            Poll::Empty => break,
+            outcome @ Poll::Message(_) => {
+                messages += 1;
+                each(outcome);
+            }
+            outcome @ Poll::Lapped { .. } => each(outcome),
+            outcome => {
+                each(outcome);
+                break;
+            }
+        }
+    }
+    messages
 }
 
 #[cfg(test)]

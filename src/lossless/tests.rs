@@ -454,3 +454,49 @@ fn control_segments_are_gone_once_they_are_mapped() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn drained_messages_are_all_there_and_make_room_together() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..7);
+
+    let mut numbers = Vec::new();
+    let first = subscriber.drain(3, |view| number(&view.to_vec()), |outcome| numbers.push(outcome));
+
+    assert_eq!(first, 3);
+    stage.publish(7..10);
+    assert_eq!(
+        stage.server.publisher().try_publish_tagged(0, b"x"),
+        Err(PublishError::Full)
+    );
+    let rest = subscriber.drain(
+        usize::MAX,
+        |view| number(&view.to_vec()),
+        |outcome| numbers.push(outcome),
+    );
+    assert_eq!(rest, 7);
+    let values = numbers.into_iter().map(|outcome| match outcome {
+        Poll::Message(received) => received.value,
+        other => panic!("{other:?}"),
+    });
+    assert!(values.eq(0..10));
+}
+
+#[test]
+fn iterator_of_a_lossless_subscriber_loses_nothing() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = stage.lossless(Join::New);
+
+    let reader = std::thread::spawn(move || {
+        let items = subscriber.messages(PATIENCE).map(|item| match item {
+            Poll::Message(received) => number(&received.value),
+            other => panic!("{other:?}"),
+        });
+        items.collect::<Vec<_>>()
+    });
+    stage.publish(0..1000);
+    stage.server.end_stream();
+
+    assert!(reader.join().unwrap().into_iter().eq(0..1000));
+}
