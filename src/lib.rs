@@ -44,7 +44,7 @@
 //!
 //! Publishing copies the payload once and looks at the clock; a [`Batch`] shares one look. Reading in place costs two
 //! loads of the slot's stamp, two fences that are free on x86-64, and what is read of the payload. Neither makes a
-//! system call while nobody sleeps. No reader can slow the publisher or another reader, unless the server offers lossless
+//! system call while nobody sleeps. No reader can hold up the publisher or another reader, unless the server offers lossless
 //! subscriptions; one that falls a whole ring behind is overtaken and told which sequences it lost.
 //!
 //! # Features
