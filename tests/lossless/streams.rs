@@ -144,6 +144,33 @@ fn evicting_some_costs_the_others_nothing() {
 }
 
 #[test]
+fn input_begins_once_all_who_are_waited_for_are_there_and_they_get_all_of_it() {
+    const COUNT: u64 = 5000;
+    let options = "--rate max --slots 64 --lossless block --wait-for 2 --exit-at-end --linger 90s";
+    let mut server = Server::start(&format!("--generate --count {COUNT} {options}"));
+    let mut first = server.lossless(Join::New);
+    server.wait_for("one is there", |_, offer| offer.subscribers == 1);
+    assert_eq!(first.subscriber().head().next, 0);
+
+    let second = server.lossless(Join::New);
+
+    std::thread::scope(|scope| {
+        for mut subscriber in [first, second] {
+            scope.spawn(move || {
+                for sequence in 0..COUNT {
+                    let Poll::Message(received) = subscriber.receive(PATIENCE, |view| number(&view.to_vec())) else {
+                        panic!("no message {sequence}")
+                    };
+                    assert_eq!((received.sequence, received.value), (sequence, sequence));
+                }
+                assert_eq!(subscriber.receive(PATIENCE, |_| ()), Poll::Ended);
+            });
+        }
+    });
+    assert!(server.process.wait().success());
+}
+
+#[test]
 fn checker_notices_what_a_lossy_subscriber_loses() {
     let server = Server::start("--generate --rate max --slots 1024 --lossless block");
     let mut subscriber = Subscriber::open(&server.found(), Join::New).unwrap();

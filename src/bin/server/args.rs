@@ -124,6 +124,16 @@ pub struct Args {
     )]
     max_lossless: Option<u32>,
 
+    /// Begin with the input once so many lossless clients are there: they get all of it
+    #[arg(
+        long,
+        help_heading = "Lossless clients",
+        value_name = "N",
+        requires = "lossless",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    wait_for: Option<u32>,
+
     /// What to do with the input meanwhile [default: wait]
     #[arg(
         long,
@@ -289,6 +299,12 @@ impl Args {
                  --no-socket",
             ));
         }
+        if self.wait_for.is_some_and(|count| count as usize > self.max_lossless()) {
+            return Err(wrong(&format!(
+                "--wait-for waits for more lossless clients than there may be, {}; give a larger --max-lossless",
+                self.max_lossless()
+            )));
+        }
         if self.advertise.iter().any(|address| address.port() == 0) {
             return Err(wrong(
                 "--advertise needs the port that clients are to connect to, not 0",
@@ -337,7 +353,7 @@ impl Args {
         };
         options.lossless = self.lossless.map(|policy| LosslessOffer {
             policy,
-            max_subscribers: self.max_lossless.unwrap_or(DEFAULT_MAX_LOSSLESS) as usize,
+            max_subscribers: self.max_lossless(),
         });
         options.pages = Pages {
             huge: self.huge_pages.unwrap_or_default(),
@@ -356,6 +372,16 @@ impl Args {
             options.max_connections = usize::try_from(most).unwrap_or(usize::MAX);
         }
         options
+    }
+
+    /// Most lossless clients at a time, where there may be any.
+    fn max_lossless(&self) -> usize {
+        self.max_lossless.unwrap_or(DEFAULT_MAX_LOSSLESS) as usize
+    }
+
+    /// How many lossless clients must be there before the input begins.
+    pub fn wait_for(&self) -> Option<usize> {
+        self.wait_for.map(|count| count as usize)
     }
 
     /// What to do with the input while a lossless client is behind.
@@ -554,6 +580,10 @@ mod tests {
             "--lossless block --max-lossless 0",
             "--lossless block --on-full panic",
             "--max-lossless 5",
+            "--wait-for 1",
+            "--lossless block --wait-for 0",
+            "--lossless block --wait-for 65",
+            "--lossless block --max-lossless 2 --wait-for 3",
             "--on-full drop",
             "--name a/b",
             "--listen nowhere",

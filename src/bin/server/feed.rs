@@ -25,7 +25,7 @@ use crate::stats::Stats;
 const BETWEEN_TURNS: Duration = Duration::from_millis(500);
 /// How often a message that waits for room lets other things be looked at.
 const BETWEEN_LOOKS_FOR_SIGNALS: Duration = Duration::from_millis(50);
-/// How often to see whether the last subscriber has left.
+/// How often to see whether the last subscriber has come, or left.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// Why a source stops before its input has ended.
@@ -134,6 +134,17 @@ impl Feed {
                 return Ok(false);
             }
         }
+    }
+
+    /// Waits until `count` lossless subscribers are there.
+    ///
+    /// # Errors
+    /// As [`Feed::wait`].
+    pub fn wait_for_lossless(&mut self, count: usize) -> Result<(), Interrupt> {
+        while self.server.lossless_status().subscribers < count {
+            self.wait(None, Some(Instant::now() + BETWEEN_LOOKS))?;
+        }
+        Ok(())
     }
 
     /// Serves what the ring retains until a signal arrives.

@@ -76,6 +76,10 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 /// Publishes the input, then does what is to be done behind it.
 fn publish(args: &Args, source: &mut Source, feed: &mut Feed) -> Result<(), Interrupt> {
+    if let Some(count) = args.wait_for() {
+        info!("waiting for {count} lossless clients before the input begins");
+        feed.wait_for_lossless(count)?;
+    }
     source.run(feed)?;
     let Some(patience) = args.patience() else {
         info!("the input has ended: serving what the ring retains");
