@@ -546,6 +546,19 @@ mod tests {
     }
 
     #[test]
+    fn more_lossless_clients_than_there_may_be_are_not_waited_for() {
+        for line in [
+            "--wait-for 1",
+            "--lossless block --wait-for 0",
+            "--lossless block --wait-for 65",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(parse("--lossless block --max-lossless 2 --wait-for 3").is_err());
+        assert_eq!(parse("--lossless block --wait-for 64").unwrap().wait_for(), Some(64));
+    }
+
+    #[test]
     fn arguments_that_make_no_sense_are_refused() {
         for arguments in [
             "--no-socket --no-shm",
@@ -580,10 +593,6 @@ mod tests {
             "--lossless block --max-lossless 0",
             "--lossless block --on-full panic",
             "--max-lossless 5",
-            "--wait-for 1",
-            "--lossless block --wait-for 0",
-            "--lossless block --wait-for 65",
-            "--lossless block --max-lossless 2 --wait-for 3",
             "--on-full drop",
             "--name a/b",
             "--listen nowhere",
