@@ -39,8 +39,11 @@ const BURST: u64 = SLOTS / 4;
 const PAUSE: Duration = Duration::from_millis(5);
 /// What the slow reader sleeps after every batch.
 const SLOWNESS: Duration = Duration::from_millis(1);
+/// The server offers no lossless subscriptions.
+const NOT_OFFERED: &str = "not offered";
 /// Readers that keep up, and of which kind.
-const WAYS: [(&str, usize); 5] = [
+const WAYS: [(&str, usize); 6] = [
+    (NOT_OFFERED, 0),
     ("lossy", 0),
     ("lossy", 1),
     ("lossless", 1),
@@ -70,10 +73,10 @@ fn read(directory: &Path, kind: &str) {
     println!("{account}");
 }
 
-fn new_stand() -> Stand {
+fn new_stand(kind: &str) -> Stand {
     Stand::new(SERVER, |options| {
         options.slots = Some(SLOTS);
-        options.lossless = Some(LosslessOffer {
+        options.lossless = (kind != NOT_OFFERED).then_some(LosslessOffer {
             policy: LosslessPolicy::Block,
             max_subscribers: 8,
         });
@@ -111,7 +114,7 @@ fn finish(mut stand: Stand, peers: Vec<Peer>, is_lossless: bool) {
 
 /// Nanoseconds that publishing takes the publisher's thread a message, while readers keep up with bursts of it.
 fn keep_up(kind: &str, readers: usize, bursts: u64) -> f64 {
-    let mut stand = new_stand();
+    let mut stand = new_stand(kind);
     let peers = (0..readers).map(|_| Peer::start(stand.directory(), kind)).collect();
     let pinned = pin(0);
     let mut ran = Duration::ZERO;
@@ -128,7 +131,7 @@ fn keep_up(kind: &str, readers: usize, bursts: u64) -> f64 {
 
 /// The share of the time, in %, that the thread of a publisher runs that waits for a slow reader.
 fn wait(count: u64) -> f64 {
-    let mut stand = new_stand();
+    let mut stand = new_stand("slow");
     let peers = vec![Peer::start(stand.directory(), "slow")];
     let pinned = pin(0);
     // Until the ring is full.
@@ -168,8 +171,8 @@ fn main() {
     }
     println!("readers that keep up with bursts of {BURST} x {SIZE} B: ns of the publisher's CPU a message");
     for ((kind, readers), costs) in WAYS.iter().zip(&mut costs) {
-        tell(&format!("{readers} {kind:10}"), costs);
+        tell(&format!("{readers} {kind:11}"), costs);
     }
     println!("a reader that sleeps 1 ms after every {BATCH}, a full ring: the publisher's thread runs, % of the time");
-    tell("            ", &mut shares);
+    tell("             ", &mut shares);
 }
