@@ -24,6 +24,10 @@ use crate::words::{WORD_BYTES, look, words_for};
 const BLOCK_WORDS: usize = 8;
 const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 
+/// How far ahead of a store the publisher asks for cache lines. Those behind a long message are those of the next one. Readers
+/// on other processors have had them since the last round, and to take them back takes as long as several messages.
+pub(crate) const STORE_AHEAD_BYTES: usize = 1024;
+
 /// Whether this build has the block. Unit tests watch single loads, and models know only atomics.
 const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
 
@@ -108,7 +112,7 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
     if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
         done = whole.len() - whole.len() % BLOCK_WORDS;
         // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
-        unsafe { move_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
+        unsafe { move_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS, 0) };
     }
     for (out, word) in whole[done..].iter_mut().zip(&words[done..]) {
         *out = bytes_of(look(word));
@@ -135,18 +139,50 @@ fn bytes_of(word: u64) -> [MaybeUninit<u8>; WORD_BYTES] {
 #[inline]
 pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
     let words = &words[..words_for(bytes.len())];
-    #[cfg(target_arch = "x86_64")]
     if HAS_BLOCKS && bytes.len() >= BLOCK_BYTES {
-        let blocks = bytes.len() / BLOCK_BYTES;
-        // SAFETY: there are blocks, and neither side has fewer bytes; `words` may be stored to through a shared
-        // reference, as they are atomics.
-        unsafe { move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), blocks) };
-        if !bytes.len().is_multiple_of(BLOCK_BYTES) {
-            store_words(&words[blocks * BLOCK_WORDS..], &bytes[blocks * BLOCK_BYTES..]);
+        let whole = bytes.len() - bytes.len() % BLOCK_BYTES;
+        store_blocks(words, &bytes[..whole], STORE_AHEAD_BYTES);
+        if whole != bytes.len() {
+            store_words(&words[whole / WORD_BYTES..], &bytes[whole..]);
         }
         return;
     }
     store_words(words, bytes);
+}
+
+/// Whether [`store_whole`] stores so many bytes.
+#[inline]
+pub(crate) const fn is_whole(len: usize) -> bool {
+    HAS_BLOCKS && len != 0 && len.is_multiple_of(BLOCK_BYTES)
+}
+
+/// As [`store`], for a few blocks and no more, see [`is_whole`]: calls nothing, and asks for no lines.
+///
+/// # Panics
+/// If the words are too few, or the length is another one.
+#[inline]
+pub(crate) fn store_whole(words: &[AtomicU64], bytes: &[u8]) {
+    assert!(is_whole(bytes.len()), "no whole blocks");
+    store_blocks(words, bytes, 0);
+}
+
+/// Stores what there is of whole blocks in `bytes`, and asks for the line `ahead` bytes behind each.
+///
+/// # Panics
+/// If there are none, or the words are too few.
+#[inline]
+fn store_blocks(words: &[AtomicU64], bytes: &[u8], ahead: usize) {
+    let blocks = bytes.len() / BLOCK_BYTES;
+    assert!(blocks != 0, "less than a block");
+    let words = &words[..blocks * BLOCK_WORDS];
+    // SAFETY: there are blocks, and neither side has fewer bytes; `words` may be stored to through a shared reference, as
+    // they are atomics.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), blocks, ahead);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, ahead);
 }
 
 /// The same, a word at a time. Not inlined: it would take the registers of those who call it.
@@ -182,18 +218,20 @@ pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     value.to_le()
 }
 
-/// Moves `blocks` times 64 bytes.
+/// Moves `blocks` times 64 bytes. Before each block it asks for the line `ahead` bytes behind the place that it goes to, to
+/// be stored to soon; wherever that is, to ask touches nothing.
 ///
 /// # Safety
 /// `from` must be valid for reads and `to` for writes of so many bytes; `blocks` must not be 0. What others write or
 /// read there meanwhile, they access as atomic words.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize) {
+unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize, ahead: usize) {
     // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
     unsafe {
         std::arch::asm!(
             "2:",
+            "prefetchw [{to} + {ahead}]",
             "movups {a}, [{from}]",
             "movups {b}, [{from} + 16]",
             "movups {c}, [{from} + 32]",
@@ -213,6 +251,7 @@ unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize) {
             from = inout(reg) from => _,
             to = inout(reg) to => _,
             blocks = inout(reg) blocks => _,
+            ahead = in(reg) ahead,
             options(nostack),
         );
     }
@@ -319,7 +358,14 @@ mod tests {
                 let range = offset..offset + blocks * BLOCK_WORDS * WORD_BYTES;
 
                 // SAFETY: both have more bytes from `offset` on.
-                unsafe { move_blocks(from[offset..].as_ptr(), to[offset..].as_mut_ptr(), blocks) };
+                unsafe {
+                    move_blocks(
+                        from[offset..].as_ptr(),
+                        to[offset..].as_mut_ptr(),
+                        blocks,
+                        STORE_AHEAD_BYTES,
+                    )
+                };
 
                 assert_eq!(to[range.clone()], from[range.clone()]);
                 assert!(

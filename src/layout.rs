@@ -111,8 +111,8 @@ impl Header {
             magic: MAGIC,
             layout_version: LAYOUT_VERSION,
             byte_order: BYTE_ORDER,
-            slot_bytes: geometry.slot_bytes,
-            slot_count: geometry.slot_count,
+            slot_bytes: geometry.slot_bytes() as u64,
+            slot_count: geometry.slot_count(),
             arena_bytes: geometry.arena_bytes,
             max_message_bytes: geometry.max_message_bytes,
             segment_bytes: geometry.segment_bytes,
@@ -231,10 +231,10 @@ impl fmt::Debug for Header {
 /// Slots and sizes of a ring, validated: everything an index or a length is bounded by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Always a power of two from 2 to 2^32.
-    slot_count: u64,
-    /// Always a power of two from 64 to 64 Ki.
-    slot_bytes: u64,
+    /// How many slots there are, less one: a power of two from 2 to 2^32, less one.
+    slot_mask: u64,
+    /// Words of a slot: always a power of two from 8 to 8 Ki.
+    slot_words: usize,
     /// Always a power of two from 4 Ki to 1 Ti.
     arena_bytes: u64,
     /// At least 1; fits a slot's body or the arena.
@@ -280,8 +280,8 @@ impl Geometry {
             return Err(GeometryError::AddressSpace { segment_bytes });
         }
         Ok(Self {
-            slot_count,
-            slot_bytes,
+            slot_mask: slot_count - 1,
+            slot_words: slot_bytes as usize / WORD_BYTES,
             arena_bytes,
             max_message_bytes,
             segment_bytes,
@@ -291,19 +291,19 @@ impl Geometry {
     /// How many slots there are: how many messages the ring retains at most.
     #[must_use]
     pub const fn slot_count(&self) -> u64 {
-        self.slot_count
+        self.slot_mask + 1
     }
 
     /// Bytes of a slot, its 32 bytes of stamp, length, timestamp and tag included.
     #[must_use]
     pub const fn slot_bytes(&self) -> usize {
-        self.slot_bytes as usize
+        self.slot_words * WORD_BYTES
     }
 
     /// Longest payload that lies in its slot; a longer one lies in the arena.
     #[must_use]
     pub const fn inline_bytes(&self) -> usize {
-        (self.slot_bytes - SLOT_HEADER_BYTES) as usize
+        (self.slot_words - SLOT_HEADER_WORDS) * WORD_BYTES
     }
 
     /// Bytes of the arena.
@@ -327,12 +327,11 @@ impl Geometry {
     /// First word of the slot of message `sequence`.
     #[inline]
     pub(crate) const fn slot_at(&self, sequence: u64) -> usize {
-        let slot = sequence & (self.slot_count - 1);
-        ((SLOTS_AT + slot * self.slot_bytes) / WORD_BYTES as u64) as usize
+        SLOTS_AT as usize / WORD_BYTES + (sequence & self.slot_mask) as usize * self.slot_words
     }
 
     pub(crate) const fn slot_words(&self) -> usize {
-        self.slot_bytes as usize / WORD_BYTES
+        self.slot_words
     }
 
     /// First word of the arena.

@@ -246,6 +246,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
+    #[inline]
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.admit(len)?;
         Ok(self.lend(len))
@@ -255,11 +256,13 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
+    #[inline]
     pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.try_admit(len)?;
         Ok(self.lend(len))
     }
 
+    #[inline]
     fn lend(&mut self, len: usize) -> Loan<'_> {
         let place = self.writer.begin(self.segment.memory(), len);
         Loan {
@@ -272,6 +275,7 @@ impl Publisher {
     }
 
     /// Begins a batch: messages that share one timestamp and one wake. Each can be read as soon as it is pushed.
+    #[inline]
     pub fn batch(&mut self) -> Batch<'_> {
         Batch {
             now_ns: self.clock.now_ns(),
@@ -408,6 +412,7 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// If there is no room left for them; nothing is appended then.
+    #[inline]
     pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), PublishError> {
         self.push(bytemuck::bytes_of(value))
     }
@@ -449,6 +454,7 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// If there is no room left for as many as they say; nothing is appended then.
+    #[inline]
     pub fn push_words(&mut self, words: impl ExactSizeIterator<Item = u64>) -> Result<(), PublishError> {
         let room = self.remaining() / WORD_BYTES;
         if words.len() > room {
@@ -474,11 +480,13 @@ impl Loan<'_> {
     }
 
     /// Publishes what was written, with tag 0. Returns its sequence.
+    #[inline]
     pub fn commit(self) -> u64 {
         self.commit_tagged(0)
     }
 
     /// Publishes what was written, with a tag. Returns its sequence.
+    #[inline]
     pub fn commit_tagged(self, tag: u64) -> u64 {
         let publisher = self.publisher;
         let now_ns = publisher.clock.now_ns();
@@ -518,6 +526,15 @@ impl Batch<'_> {
     /// As [`Publisher::publish`].
     #[inline]
     pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        if !self.publisher.passes(payload.len()) {
+            return self.push_late(tag, payload);
+        }
+        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
+    }
+
+    /// The same, with a closer look, and a wait if need be.
+    #[cold]
+    fn push_late(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         match self.publisher.try_admit(payload.len()) {
             Err(PublishError::Full) => self.wait_for_room(payload.len(), Duration::MAX)?,
             admitted => admitted?,

@@ -40,7 +40,7 @@
 use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_HEADER_WORDS};
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::words::{WordArray, Words, words_for};
+use crate::words::{WORD_BYTES, WordArray, Words, words_for};
 
 mod values;
 
@@ -63,6 +63,9 @@ const FIRST_WORDS: usize = BODY + 1;
 const LINE_WORDS: usize = 8;
 /// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
 const ARENA_ALIGN_WORDS: u64 = LINE_WORDS as u64;
+
+/// How far ahead of a small message the publisher asks for lines: for 16 of the default size.
+const AHEAD_WORDS: usize = 2 * copy::STORE_AHEAD_BYTES / WORD_BYTES;
 
 /// Sequences end here: a stamp has two bits for its state. At 100 million messages a second it takes 1,461 years.
 pub(crate) const MAX_SEQUENCE: u64 = (1 << 62) - 1;
@@ -213,8 +216,8 @@ impl Writer {
         timestamp_ns: u64,
         tag: u64,
     ) -> u64 {
-        let slot = self.geometry.slot_at(self.next);
-        let slot: &[_; FIRST_WORDS] = memory[slot..].first_chunk().expect("a slot has more words");
+        let rest = &memory[self.geometry.slot_at(self.next)..];
+        let slot: &[_; FIRST_WORDS] = rest.first_chunk().expect("a slot has more words");
         let large = match place.position {
             None => 0,
             Some(position) => {
@@ -226,7 +229,9 @@ impl Writer {
         slot[LENGTH].store(len as u64 | large, Ordering::Relaxed);
         slot[TIMESTAMP].store(timestamp_ns, Ordering::Relaxed);
         slot[TAG].store(tag, Ordering::Relaxed);
-        self.show(memory, &slot[STAMP])
+        let sequence = self.show(&memory[HEAD_WORD], &slot[STAMP]);
+        expect_ahead(rest);
+        sequence
     }
 
     /// Publishes `payload`, at most the geometry's maximum. Returns its sequence. `now_ns` is asked for the time behind the
@@ -249,9 +254,33 @@ impl Writer {
     /// Publishes a payload that lies in its slot.
     #[inline]
     fn publish_small(&mut self, memory: &[AtomicU64], payload: &[u8], now_ns: impl FnOnce() -> u64, tag: u64) -> u64 {
+        if copy::is_whole(payload.len()) {
+            self.publish_in_slot(memory, payload, now_ns, tag, copy::store_whole)
+        } else {
+            self.publish_odd(memory, payload, now_ns, tag)
+        }
+    }
+
+    /// Not inlined: it calls another function, and would take the registers of those who call it.
+    #[inline(never)]
+    fn publish_odd(&mut self, memory: &[AtomicU64], payload: &[u8], now_ns: impl FnOnce() -> u64, tag: u64) -> u64 {
+        self.publish_in_slot(memory, payload, now_ns, tag, copy::store)
+    }
+
+    #[inline(always)]
+    fn publish_in_slot(
+        &mut self,
+        memory: &[AtomicU64],
+        payload: &[u8],
+        now_ns: impl FnOnce() -> u64,
+        tag: u64,
+        store: impl FnOnce(&[AtomicU64], &[u8]),
+    ) -> u64 {
         let sequence = self.next;
         let at = self.geometry.slot_at(sequence);
-        let slot = &memory[at..at + self.geometry.slot_words()];
+        let head = &memory[HEAD_WORD];
+        let rest = &memory[at..];
+        let slot = &rest[..self.geometry.slot_words()];
         let (first, body) = slot.split_first_chunk::<BODY>().expect("a slot has more words");
         first[STAMP].store(writing(sequence), Ordering::Relaxed);
         // W1, pairs with R2: no word of this message may become visible before the stamp above.
@@ -262,8 +291,10 @@ impl Writer {
         first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
         first[TIMESTAMP].store(now_ns(), Ordering::Relaxed);
         first[TAG].store(tag, Ordering::Relaxed);
-        copy::store(body, payload);
-        self.show(memory, &first[STAMP])
+        store(body, payload);
+        self.show(head, &first[STAMP]);
+        expect_ahead(rest);
+        sequence
     }
 
     /// Publishes a payload that lies in the arena.
@@ -276,13 +307,13 @@ impl Writer {
 
     /// Makes the message whose slot has this stamp visible. Returns its sequence.
     #[inline]
-    fn show(&mut self, memory: &[AtomicU64], stamp: &AtomicU64) -> u64 {
+    fn show(&mut self, head: &AtomicU64, stamp: &AtomicU64) -> u64 {
         let sequence = self.next;
         // W2, pairs with R1: who sees this stamp sees the message.
         stamp.store(ready(sequence), Ordering::Release);
         self.next = sequence + 1;
         // S1, pairs with S2: who sees this head sees the stamp above.
-        memory[HEAD_WORD].store(self.next << 1, Ordering::Release);
+        head.store(self.next << 1, Ordering::Release);
         sequence
     }
 
@@ -293,6 +324,16 @@ impl Writer {
         memory[slot + STAMP].store(ended(self.next), Ordering::Relaxed);
         // S1, pairs with S2: who sees this head sees the stamp above.
         memory[HEAD_WORD].store(self.next << 1 | 1, Ordering::Release);
+    }
+}
+
+/// Asks for the lines of a slot that is soon to be stored to. `rest` is the memory from the present slot on. To be called
+/// behind the stamp, which somebody may be waiting for.
+#[inline]
+fn expect_ahead(rest: &[AtomicU64]) {
+    if let Some([line, .., next_line]) = rest.get(AHEAD_WORDS..=AHEAD_WORDS + LINE_WORDS) {
+        copy::prefetch_to_store(line);
+        copy::prefetch_to_store(next_line);
     }
 }
 
