@@ -477,6 +477,8 @@ pub(crate) struct Reader {
     placed: u64,
     /// It is given a head start where it was overtaken.
     is_chased: bool,
+    /// Words of the last payload that it read in the arena.
+    large_words: u64,
 }
 
 impl Reader {
@@ -487,6 +489,7 @@ impl Reader {
             on_lap: OnLap::Retained,
             placed: cursor.min(MAX_SEQUENCE),
             is_chased: true,
+            large_words: 0,
         }
     }
 
@@ -537,6 +540,13 @@ impl Reader {
         stamp >= ready(sequence)
     }
 
+    /// How many messages are an eighth of what the ring retains, if they go on as they were.
+    pub(crate) fn eighth(&self) -> u64 {
+        let slots = self.geometry.slot_count();
+        let messages = self.geometry.arena_words().checked_div(self.large_words);
+        messages.map_or(slots, |messages| messages.min(slots)) / 8
+    }
+
     /// The head word, to sleep for as long as it stays the same; `None` if a poll would find something.
     pub(crate) fn sleep_word(&self, words: Words<'_>) -> Option<u64> {
         let seen = words.load(HEAD_WORD);
@@ -581,6 +591,9 @@ impl Reader {
         fence(Ordering::Acquire);
         if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
             return self.lapped(words).told();
+        }
+        if position.is_some() {
+            self.large_words = words_for(len) as u64;
         }
         self.cursor = sequence + 1;
         Poll::Message(Received {

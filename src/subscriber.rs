@@ -87,7 +87,13 @@ const POLLS_PER_CLOCK: u32 = 64;
 const STREAM_PAUSES: u32 = 100;
 const STREAM_LOOKS: u32 = 16;
 /// Messages without a pause that make a stream. An exchange of questions and answers has a few, now and then.
-const STREAM_MESSAGES: u32 = 16;
+const STREAM_MESSAGES: u64 = 16;
+/// Pauses between two looks at the slot that a reader wants to be behind: nobody stores to that just now.
+const FAR_PAUSES: u32 = 10;
+/// Waits in a row that soon come to an end, until a reader finds out whether they are part of a stream: at first, and
+/// after they were not.
+const FIRST_TRIAL: u32 = 16;
+const LAST_TRIAL: u32 = 1 << 14;
 /// Longest sleep, so that a server's death is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Longest sleep while the server may not know yet that somebody is attached.
@@ -102,8 +108,12 @@ pub struct Subscriber {
     pulse: Pulse,
     lock: Option<LockProbe>,
     attached_at: Instant,
-    /// Messages since a poll last found none.
-    streak: u32,
+    /// The cursor when this subscriber last waited, or was placed.
+    waited_at: u64,
+    /// Waits in a row that the first look ended.
+    brief_waits: u32,
+    /// How many of them it takes to find out whether a stream comes in.
+    trial_after: u32,
     /// The last wait ended while an adaptive reader would still have been spinning.
     is_brisk: bool,
 }
@@ -163,6 +173,7 @@ impl Subscriber {
     pub fn on(segment: Arc<Segment>, join: Join) -> Self {
         let now = Instant::now();
         let reader = Reader::new(*segment.geometry(), join.resolve(&segment));
+        let waited_at = reader.cursor();
         let pulse = Pulse::new(segment.header().heartbeat_interval(), segment.heartbeat(), now);
         Self {
             segment,
@@ -171,7 +182,9 @@ impl Subscriber {
             pulse,
             lock: None,
             attached_at: now,
-            streak: 0,
+            waited_at,
+            brief_waits: 0,
+            trial_after: FIRST_TRIAL,
             is_brisk: true,
         }
     }
@@ -202,11 +215,7 @@ impl Subscriber {
     /// of one cache line if there is nothing.
     #[inline]
     pub fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
-        let outcome = self.reader.poll(self.segment.words(), read);
-        if matches!(outcome, Poll::Message(_)) {
-            self.streak = self.streak.saturating_add(1);
-        }
-        outcome
+        self.reader.poll(self.segment.words(), read)
     }
 
     /// Looks once, and copies the next message into `out`, which then holds it and nothing else.
@@ -256,19 +265,21 @@ impl Subscriber {
 
     /// Waits until a poll will find something, for up to `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Waited {
-        let is_streaming = std::mem::take(&mut self.streak) >= STREAM_MESSAGES;
+        let is_stream = self.is_stream();
         if timeout.is_zero() {
             let now = Instant::now();
             return self.look(now, Some(now));
         }
-        if is_streaming {
+        if is_stream {
             self.fall_back();
         }
         // Clocks cost as much as a message takes from one processor to another: the first look goes without.
         if self.spin() {
             self.is_brisk = true;
+            self.brief_waits += 1;
             return Waited::Ready;
         }
+        self.brief_waits = 0;
         let start = Instant::now();
         let deadline = start.checked_add(timeout);
         let spin_until = match self.strategy {
@@ -319,17 +330,47 @@ impl Subscriber {
         }
     }
 
+    /// Whether a stream comes in, which it is better to fall back from. Many messages without a wait are one. So are many
+    /// waits for one message each that soon come to an end, if messages come although nobody answers: to find that out
+    /// takes a look's time, and is done the less often the more often it was an exchange of questions and answers.
+    fn is_stream(&mut self) -> bool {
+        let messages = self.cursor().saturating_sub(self.waited_at);
+        self.waited_at = self.cursor();
+        if messages >= STREAM_MESSAGES {
+            return true;
+        }
+        if self.brief_waits < self.trial_after {
+            return false;
+        }
+        self.brief_waits = 0;
+        pause(STREAM_PAUSES);
+        let is_stream = self.is_ahead(STREAM_MESSAGES.min(self.reader.eighth()));
+        self.trial_after = if is_stream {
+            FIRST_TRIAL
+        } else {
+            (self.trial_after * 4).min(LAST_TRIAL)
+        };
+        is_stream
+    }
+
+    /// Whether the publisher is `messages` ahead.
+    fn is_ahead(&self, messages: u64) -> bool {
+        self.reader
+            .is_there(self.segment.words(), self.cursor().saturating_add(messages))
+    }
+
     /// Lets the publisher of a stream get ahead.
     fn fall_back(&self) {
-        let far = self.segment.geometry().slot_count() / 8;
+        let far = self.reader.eighth();
         for _ in 0..STREAM_LOOKS {
-            (0..STREAM_PAUSES).for_each(|_| std::hint::spin_loop());
-            if !self.is_ready()
-                || self
-                    .reader
-                    .is_there(self.segment.words(), self.cursor().saturating_add(far))
-            {
-                break;
+            for _ in 0..STREAM_PAUSES / FAR_PAUSES {
+                if self.is_ahead(far) {
+                    return;
+                }
+                pause(FAR_PAUSES);
+            }
+            if !self.is_ready() {
+                return;
             }
         }
     }
@@ -411,12 +452,13 @@ impl Subscriber {
 
     /// Goes on at another place in the same stream.
     pub fn rejoin(&mut self, join: Join) {
-        self.reader.seek(join.resolve(&self.segment));
+        self.seek(join.resolve(&self.segment));
     }
 
     /// Goes on at `cursor`.
     pub(crate) fn seek(&mut self, cursor: u64) {
         self.reader.seek(cursor);
+        self.waited_at = self.cursor();
     }
 
     /// The cursor, and the words that it moves over.
@@ -496,6 +538,11 @@ pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each
         }
     }
     messages
+}
+
+/// Waits for some nanoseconds and leaves memory alone.
+fn pause(turns: u32) {
+    (0..turns).for_each(|_| std::hint::spin_loop());
 }
 
 #[cfg(test)]

@@ -238,6 +238,19 @@ fn message_is_not_buried_by_one_before_it_that_was_given_up() {
 }
 
 #[test]
+fn eighth_of_the_ring_is_one_of_the_slots_or_of_the_arena_whichever_are_fewer() {
+    let mut ring = Ring::new(64, 64, 4096);
+    let mut reader = ring.reader(0);
+
+    for (len, eighth) in [(32, 8), (64, 8), (65, 7), (256, 2), (4096, 0)] {
+        ring.publish(&vec![1; len]);
+        assert!(matches!(poll(&ring, &mut reader), Poll::Message(_)));
+
+        assert_eq!(reader.eighth(), eighth, "{len} bytes");
+    }
+}
+
+#[test]
 fn end_is_seen_after_the_last_message_and_not_before() {
     let mut ring = Ring::new(4, 64, 4096);
     let mut reader = ring.reader(0);

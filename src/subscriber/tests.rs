@@ -298,6 +298,49 @@ fn every_strategy_waits_for_a_message_for_the_end_and_for_the_time() {
     }
 }
 
+/// Has `subscriber` wait for one message after the other, as many times as it takes it to ask whether they are a stream.
+fn wait_for_one_at_a_time(server: &mut Server, subscriber: &mut Subscriber) {
+    while subscriber.brief_waits < subscriber.trial_after {
+        server.publisher().publish(b"question").unwrap();
+        assert_eq!(subscriber.wait(WATCHDOG), Waited::Ready);
+        assert!(sequence(&subscriber.poll(|_| ())).is_some());
+    }
+}
+
+#[test]
+fn messages_that_come_although_nobody_answers_are_a_stream_and_answers_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 64);
+    let mut subscriber = subscribe(&server, Join::New);
+
+    wait_for_one_at_a_time(&mut server, &mut subscriber);
+    assert!(!subscriber.is_stream());
+    assert_eq!(subscriber.trial_after, 4 * FIRST_TRIAL, "asked less often");
+    assert!(!subscriber.is_stream(), "not asked again at once");
+
+    wait_for_one_at_a_time(&mut server, &mut subscriber);
+    for _ in 0..=subscriber.reader.eighth() {
+        server.publisher().publish(b"stream").unwrap();
+    }
+    assert!(subscriber.is_stream());
+    assert_eq!(subscriber.trial_after, FIRST_TRIAL);
+}
+
+#[test]
+fn many_messages_without_a_wait_are_a_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 64);
+    let mut subscriber = subscribe(&server, Join::New);
+    for (messages, is_stream) in [(STREAM_MESSAGES - 1, false), (STREAM_MESSAGES, true), (1, false)] {
+        for _ in 0..messages {
+            server.publisher().publish(b"message").unwrap();
+        }
+        assert_eq!(subscriber.drain(64, |_| (), |_| ()) as u64, messages);
+
+        assert_eq!(subscriber.is_stream(), is_stream, "{messages}");
+    }
+}
+
 #[test]
 fn sequence_beyond_the_end_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
