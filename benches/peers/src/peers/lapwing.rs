@@ -61,10 +61,10 @@ struct Lapwing {
 }
 
 const LARGE_RING: Option<u64> = Some(65_536);
-/// Bytes of the largest arena.
-const LARGE_ARENA: u64 = 64 << 20;
-/// Messages that a stream which is made in place has room for in the arena.
-const IN_PLACE: u64 = 4096;
+/// Bytes of the arena of a stream that is to stay in the processors' caches.
+const CACHED: u64 = 4 << 20;
+/// Messages of a stream that are looked at in one go.
+const DRAINED: usize = 256;
 /// Longer than any message takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a wait lasts at most before the work looks whether it is over.
@@ -100,7 +100,8 @@ const SPIN: Wait = Wait::By(WaitStrategy::Spin);
 const WAYS: [Lapwing; 9] = [
     Lapwing {
         name: "Lapwing",
-        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `receive`.",
+        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `drain`; messages that \
+                   are sent one at a time have room for one.",
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
@@ -118,7 +119,7 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`: made where it is read. Sizes by default, in streams room for 4,096 messages (64 MiB at most), `WaitStrategy::Spin`.",
+        settings: "`loan` and `push_words`: made where it is read. Sizes by default, in streams an arena of 4 MiB, `WaitStrategy::Spin`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -127,7 +128,7 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, batches",
-        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, `receive`.",
+        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, in streams an arena of 4 MiB, `drain`.",
         publish: Publish::Batch,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
@@ -197,16 +198,16 @@ impl Lapwing {
         matches!(self.receive, Receive::Remote { .. })
     }
 
-    /// Bytes of the arena: the default, or in a stream with more slots room for as many messages, and in one that is made in
-    /// place for 4,096, up to 64 MiB; and for four in any case.
+    /// Bytes of the arena: the default or room for four messages, in a stream with settings of its own what stays in the
+    /// caches, and room for one of those that are sent one at a time, which then always lie in the same place.
     fn arena(&self, work: Work) -> u64 {
         let len = work.len() as u64;
-        let wanted = match self.slots {
-            Some(slots) if work.is_stream() => (slots * len).min(LARGE_ARENA),
-            None if work.is_stream() && self.publish == Publish::InPlace => (IN_PLACE * len).min(LARGE_ARENA),
-            _ => 64 << 10,
-        };
-        wanted.max(4 * len).next_power_of_two()
+        match work {
+            Work::Large { .. } => len,
+            Work::Stream { .. } if self.slots.is_some() || self.publish == Publish::InPlace => CACHED.max(4 * len),
+            _ => (64 << 10).max(4 * len),
+        }
+        .next_power_of_two()
     }
 }
 
@@ -233,6 +234,7 @@ impl Peer for Lapwing {
         options.info_dir = link.directory.clone();
         options.slots = self.slots;
         options.ring_bytes = self.arena(link.work);
+        options.max_message_bytes = Some(link.work.len() as u64);
         options.shared_memory = !self.is_remote();
         options.lossless = self.is_lossless().then_some(LosslessOffer {
             policy: LosslessPolicy::Block,
@@ -254,6 +256,7 @@ impl Peer for Lapwing {
         Ok(LapwingReceiver {
             subscriber: subscribe(&found, self.receive, self.wait)?,
             wait: self.wait,
+            limit: if link.work.is_stream() { DRAINED } else { 1 },
         })
     }
 }
@@ -333,6 +336,18 @@ enum Any {
 pub struct LapwingReceiver {
     subscriber: Any,
     wait: Wait,
+    /// Messages that are looked at in one go.
+    limit: usize,
+}
+
+/// Tells `each` of a message. What was lost shows in the sequences.
+#[inline]
+fn tell(outcome: Poll<Seen>, each: &mut impl FnMut(Seen)) {
+    match outcome {
+        Poll::Message(message) => each(message.value),
+        Poll::Empty | Poll::Lapped { .. } => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Looks at a message in the ring.
@@ -344,21 +359,19 @@ fn look_at(view: View<'_>, reading: Reading) -> Seen {
 impl Receiver for LapwingReceiver {
     #[inline]
     fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
-        loop {
-            let outcome = match &mut self.subscriber {
-                Any::Lossy(subscriber) => subscriber.poll(|view| look_at(view, reading)),
-                Any::Lossless(subscriber) => subscriber.poll(|view| look_at(view, reading)),
-                Any::Held(subscriber) => subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading)),
-                Any::Remote(subscriber) => subscriber
-                    .poll(|payload| look_at_bytes(payload, reading))
-                    .expect("a server that goes on"),
-            };
-            match outcome {
-                Poll::Message(message) => return each(message.value),
-                Poll::Empty => return,
-                // What was lost shows in the sequences.
-                Poll::Lapped { .. } => {}
-                other => panic!("{other:?}"),
+        let read = |view: View<'_>| look_at(view, reading);
+        let mut told = |outcome| tell(outcome, &mut each);
+        match &mut self.subscriber {
+            Any::Lossy(subscriber) => {
+                subscriber.drain(self.limit, read, told);
+            }
+            Any::Lossless(subscriber) => {
+                subscriber.drain(self.limit, read, told);
+            }
+            Any::Held(subscriber) => told(subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading))),
+            Any::Remote(subscriber) => {
+                let outcome = subscriber.poll(|payload| look_at_bytes(payload, reading));
+                told(outcome.expect("a server that goes on"));
             }
         }
     }
