@@ -475,7 +475,7 @@ mod tests {
 
     /// From one byte that is damaged to the next, and from one value to the next: Miri has time for a few.
     const STEP: usize = if cfg!(miri) { 41 } else { 1 };
-    const VALUE_STEP: usize = if cfg!(miri) { 127 } else { 1 };
+    const VALUE_STEP: usize = if cfg!(miri) { 255 } else { 1 };
 
     fn header() -> Header {
         let geometry = Geometry::new(1024, 128, 64 << 10, None).unwrap();
