@@ -257,14 +257,8 @@ impl Writer {
         if copy::is_whole(payload.len()) {
             self.publish_in_slot(memory, payload, now_ns, tag, copy::store_whole)
         } else {
-            self.publish_odd(memory, payload, now_ns, tag)
+            self.publish_in_slot(memory, payload, now_ns, tag, copy::store)
         }
-    }
-
-    /// Not inlined: it calls another function, and would take the registers of those who call it.
-    #[inline(never)]
-    fn publish_odd(&mut self, memory: &[AtomicU64], payload: &[u8], now_ns: impl FnOnce() -> u64, tag: u64) -> u64 {
-        self.publish_in_slot(memory, payload, now_ns, tag, copy::store)
     }
 
     #[inline(always)]
