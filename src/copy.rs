@@ -182,7 +182,10 @@ fn store_blocks(words: &[AtomicU64], bytes: &[u8], ahead: usize) {
         move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), blocks, ahead);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (words, ahead);
+    unreachable!(
+        "{} words and {ahead} bytes ahead, where there are no blocks",
+        words.len()
+    );
 }
 
 /// The same, a word at a time. Not inlined: it would take the registers of those who call it.

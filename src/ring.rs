@@ -261,6 +261,7 @@ impl Writer {
         }
     }
 
+    /// Publishes a payload in its slot, where `store` puts it: compiled once for each, so that the usual one calls nothing.
     #[inline(always)]
     fn publish_in_slot(
         &mut self,

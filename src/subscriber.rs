@@ -265,12 +265,12 @@ impl Subscriber {
 
     /// Waits until a poll will find something, for up to `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Waited {
-        let is_stream = self.is_stream();
         if timeout.is_zero() {
+            self.waited_at = self.cursor();
             let now = Instant::now();
             return self.look(now, Some(now));
         }
-        if is_stream {
+        if self.is_stream() {
             self.fall_back();
         }
         // Clocks cost as much as a message takes from one processor to another: the first look goes without.
@@ -337,6 +337,7 @@ impl Subscriber {
         let messages = self.cursor().saturating_sub(self.waited_at);
         self.waited_at = self.cursor();
         if messages >= STREAM_MESSAGES {
+            self.brief_waits = 0;
             return true;
         }
         if self.brief_waits < self.trial_after {

@@ -314,6 +314,8 @@ fn messages_that_come_although_nobody_answers_are_a_stream_and_answers_are_none(
     let mut subscriber = subscribe(&server, Join::New);
 
     wait_for_one_at_a_time(&mut server, &mut subscriber);
+    assert_eq!(subscriber.wait(Duration::ZERO), Waited::TimedOut);
+    assert_eq!(subscriber.trial_after, FIRST_TRIAL, "not asked where there is no time");
     assert!(!subscriber.is_stream());
     assert_eq!(subscriber.trial_after, 4 * FIRST_TRIAL, "asked less often");
     assert!(!subscriber.is_stream(), "not asked again at once");
