@@ -1,17 +1,19 @@
-//! Copies between shared words and private bytes.
+//! Copies between shared words and private bytes, and rows of shared words.
 //!
-//! Copies are made word by word, each a Relaxed load or store. Compilers keep accesses to atomics apart, which makes a
-//! long copy half as fast as the machine allows, so on x86-64 an assembly block moves 64 bytes a turn instead. It stands
-//! for the same loads and stores:
+//! Words are loaded and stored one by one, Relaxed. Compilers keep accesses to atomics apart, which makes long rows half
+//! to a quarter as fast as the machine allows, so on x86-64 assembly blocks move 64 bytes at a time instead: between memory and
+//! memory, or, for who makes a message or looks at it in place, registers. They stand for the same loads and stores:
 //!
-//! - the compiler does not look into it and keeps it between the fences that surround it;
+//! - the compiler does not look into them and keeps them between the fences that surround it;
 //! - the processor keeps loads in the order of loads and stores in the order of stores, vectors included, so the
 //!   stamps before and behind are seen as they are with single words;
 //! - every pattern of bits is a word. Should one be of two messages, it is thrown away with the message: that is what
 //!   the second look at the stamp is for.
 //!
-//! `--cfg portable` turns the block off, as on other processors, for tools that cannot look into it.
+//! `--cfg portable` turns the blocks off, as on other processors, for tools that cannot look into them.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m128i;
 use std::mem::MaybeUninit;
 use std::slice;
 
@@ -20,15 +22,15 @@ use bytemuck::AnyBitPattern;
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, look, words_for};
 
-/// What the assembly block moves at a time.
-const BLOCK_WORDS: usize = 8;
+/// What an assembly block moves at a time.
+pub(crate) const BLOCK_WORDS: usize = 8;
 const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 
 /// How far ahead of a store the publisher asks for cache lines. Those behind a long message are those of the next one. Readers
 /// on other processors have had them since the last round, and to take them back takes as long as several messages.
 pub(crate) const STORE_AHEAD_BYTES: usize = 1024;
 
-/// Whether this build has the block. Unit tests watch single loads, and models know only atomics.
+/// Whether this build has the blocks. Unit tests watch single loads, and models know only atomics.
 const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
 
 /// Asks for the cache line of `word`, to be looked at soon. Costs an instruction and waits for nothing.
@@ -260,6 +262,118 @@ unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize, ahead: usize)
     }
 }
 
+/// As many words as a block moves, in registers.
+type Block = [u64; BLOCK_WORDS];
+
+/// Looks at the words of a block: in four loads of two words, where there are blocks.
+#[inline(always)]
+pub(crate) fn look_at_block(words: &[AtomicU64; BLOCK_WORDS]) -> Block {
+    #[cfg(target_arch = "x86_64")]
+    if HAS_BLOCKS {
+        // SAFETY: there are as many words to read.
+        return unsafe { load_block(words.as_ptr().cast()) };
+    }
+    words.each_ref().map(look)
+}
+
+/// Stores a block: in four stores of two words, where there are blocks.
+#[inline(always)]
+pub(crate) fn store_block(words: &[AtomicU64; BLOCK_WORDS], block: Block) {
+    #[cfg(target_arch = "x86_64")]
+    if HAS_BLOCKS {
+        // SAFETY: there are as many words, which may be stored to through a shared reference, as they are atomics.
+        return unsafe { put_block(words.as_ptr().cast_mut().cast(), block) };
+    }
+    for (place, word) in words.iter().zip(block) {
+        place.store(word, Ordering::Relaxed);
+    }
+}
+
+/// Stores the words that come, as far as there are places for them. Returns how many. Asks for lines ahead, as [`store`]
+/// does.
+#[inline]
+pub(crate) fn store_each(mut places: &[AtomicU64], mut words: impl ExactSizeIterator<Item = u64>) -> usize {
+    let room = places.len();
+    while HAS_BLOCKS
+        && words.len() >= BLOCK_WORDS
+        && let Some((first, rest)) = places.split_first_chunk()
+    {
+        let mut block = [0; BLOCK_WORDS];
+        let made = fill_block(&mut block, &mut words);
+        if made < BLOCK_WORDS {
+            // They were fewer than they said.
+            return room - places.len() + store_one_by_one(places, block.into_iter().take(made));
+        }
+        store_block(first, block);
+        places = rest;
+    }
+    room - places.len() + store_one_by_one(places, words)
+}
+
+/// Returns how many words came.
+#[inline(always)]
+fn fill_block(block: &mut Block, words: impl Iterator<Item = u64>) -> usize {
+    block.iter_mut().zip(words).map(|(place, word)| *place = word).count()
+}
+
+/// Returns how many words came.
+#[inline]
+fn store_one_by_one(places: &[AtomicU64], words: impl Iterator<Item = u64>) -> usize {
+    let pairs = places.iter().zip(words);
+    pairs.map(|(place, word)| place.store(word, Ordering::Relaxed)).count()
+}
+
+/// # Safety
+/// `from` must be valid for reads of a block. What others write there meanwhile, they write as atomic words.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn load_block(from: *const u8) -> Block {
+    let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
+    // SAFETY: it reads what it may, and touches no flag or register that it does not name.
+    unsafe {
+        std::arch::asm!(
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+            a = out(xmm_reg) a,
+            b = out(xmm_reg) b,
+            c = out(xmm_reg) c,
+            d = out(xmm_reg) d,
+            from = in(reg) from,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    bytemuck::cast([a, b, c, d])
+}
+
+/// Stores a block to `to`, and asks for the line ahead.
+///
+/// # Safety
+/// `to` must be valid for writes of a block. What others read there meanwhile, they read as atomic words.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn put_block(to: *mut u8, block: Block) {
+    let [a, b, c, d]: [__m128i; 4] = bytemuck::cast(block);
+    // SAFETY: it writes what it may, and touches no flag or register that it does not name.
+    unsafe {
+        std::arch::asm!(
+            "prefetchw [{to} + {ahead}]",
+            "movups [{to}], {a}",
+            "movups [{to} + 16], {b}",
+            "movups [{to} + 32], {c}",
+            "movups [{to} + 48], {d}",
+            a = in(xmm_reg) a,
+            b = in(xmm_reg) b,
+            c = in(xmm_reg) c,
+            d = in(xmm_reg) d,
+            to = in(reg) to,
+            ahead = const STORE_AHEAD_BYTES,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -379,5 +493,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[test]
+    fn block_in_registers_is_moved_whole_and_alone() {
+        const BEFORE: usize = 3;
+        let block = std::array::from_fn(|word| (word as u64 + 1) << 56 | 7);
+        let words: [AtomicU64; BEFORE + BLOCK_WORDS + 1] = [const { AtomicU64::new(u64::MAX) }; _];
+        let place = words[BEFORE..].as_ptr();
+
+        // SAFETY: a block of them follows, and they are atomics.
+        unsafe { put_block(place.cast_mut().cast(), block) };
+
+        // SAFETY: as above.
+        assert_eq!(unsafe { load_block(place.cast()) }, block);
+        let stored: Vec<u64> = words.iter().map(look).collect();
+        assert_eq!(stored, [&[u64::MAX; BEFORE][..], &block, &[u64::MAX]].concat());
     }
 }

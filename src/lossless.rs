@@ -184,7 +184,7 @@ pub(crate) struct InAdvance<'a> {
 
 impl InAdvance<'_> {
     /// As [`LosslessSubscriber::poll`], but the message is given back with one of the next.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
         let outcome = self.subscriber.subscriber.poll(read);
         self.note(&outcome);
@@ -198,7 +198,7 @@ impl InAdvance<'_> {
         outcome
     }
 
-    #[inline]
+    #[inline(always)]
     fn note<R>(&mut self, outcome: &Poll<R>) {
         if matches!(outcome, Poll::Message(_)) {
             let cursor = self.subscriber.subscriber.cursor();
@@ -235,7 +235,7 @@ impl LosslessSubscriber {
     }
 
     /// As [`Subscriber::poll`]. The message is given back when this returns.
-    #[inline]
+    #[inline(always)]
     pub fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
         let outcome = self.subscriber.poll(read);
         self.note(&outcome);
@@ -278,7 +278,7 @@ impl LosslessSubscriber {
         self.subscriber.wait(timeout)
     }
 
-    #[inline]
+    #[inline(always)]
     fn note<R>(&mut self, outcome: &Poll<R>) {
         match outcome {
             Poll::Message(_) => self.lease.advance(self.subscriber.cursor()),

@@ -246,7 +246,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    #[inline]
+    #[inline(always)]
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.admit(len)?;
         Ok(self.lend(len))
@@ -256,13 +256,13 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
-    #[inline]
+    #[inline(always)]
     pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.try_admit(len)?;
         Ok(self.lend(len))
     }
 
-    #[inline]
+    #[inline(always)]
     fn lend(&mut self, len: usize) -> Loan<'_> {
         let place = self.writer.begin(self.segment.memory(), len);
         Loan {
@@ -454,7 +454,7 @@ impl Loan<'_> {
     ///
     /// # Errors
     /// If there is no room left for as many as they say; nothing is appended then.
-    #[inline]
+    #[inline(always)]
     pub fn push_words(&mut self, words: impl ExactSizeIterator<Item = u64>) -> Result<(), PublishError> {
         let room = self.remaining() / WORD_BYTES;
         if words.len() > room {
@@ -469,24 +469,18 @@ impl Loan<'_> {
         }
         let start = self.place.start + self.written / WORD_BYTES;
         let places = &self.publisher.segment.memory()[start..start + room];
-        // Counted in a variable of its own: what is stored through a pointer is stored with every word.
-        let mut stored = 0;
-        for (place, word) in places.iter().zip(words) {
-            place.store(word, Ordering::Relaxed);
-            stored += 1;
-        }
-        self.written += stored * WORD_BYTES;
+        self.written += copy::store_each(places, words) * WORD_BYTES;
         Ok(())
     }
 
     /// Publishes what was written, with tag 0. Returns its sequence.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) -> u64 {
         self.commit_tagged(0)
     }
 
     /// Publishes what was written, with a tag. Returns its sequence.
-    #[inline]
+    #[inline(always)]
     pub fn commit_tagged(self, tag: u64) -> u64 {
         let publisher = self.publisher;
         let now_ns = publisher.clock.now_ns();

@@ -552,7 +552,7 @@ impl Reader {
 
     /// Looks once at the slot that the cursor points at. `read` makes what it wants of the message in place; its
     /// result counts only if the message was not overwritten meanwhile.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
         let sequence = self.cursor;
         let at = self.geometry.slot_at(sequence);

