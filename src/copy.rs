@@ -30,6 +30,9 @@ const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 /// on other processors have had them since the last round, and to take them back takes as long as several messages.
 pub(crate) const STORE_AHEAD_BYTES: usize = 1024;
 
+/// The most that may have been written so recently that it has not reached the cache: a processor keeps back some 60 stores.
+const FRESH_BYTES: usize = 512;
+
 /// Whether this build has the blocks. Unit tests watch single loads, and models know only atomics.
 const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
 
@@ -114,7 +117,7 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
     if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
         done = whole.len() - whole.len() % BLOCK_WORDS;
         // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
-        unsafe { move_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS, 0) };
+        unsafe { move_blocks::<0>(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
     }
     for (out, word) in whole[done..].iter_mut().zip(&words[done..]) {
         *out = bytes_of(look(word));
@@ -143,7 +146,11 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
     let words = &words[..words_for(bytes.len())];
     if HAS_BLOCKS && bytes.len() >= BLOCK_BYTES {
         let whole = bytes.len() - bytes.len() % BLOCK_BYTES;
-        store_blocks(words, &bytes[..whole], STORE_AHEAD_BYTES);
+        if whole <= FRESH_BYTES {
+            store_whole(words, &bytes[..whole]);
+        } else {
+            store_blocks(words, &bytes[..whole], move_blocks::<STORE_AHEAD_BYTES>);
+        }
         if whole != bytes.len() {
             store_words(&words[whole / WORD_BYTES..], &bytes[whole..]);
         }
@@ -165,29 +172,21 @@ pub(crate) const fn is_whole(len: usize) -> bool {
 #[inline]
 pub(crate) fn store_whole(words: &[AtomicU64], bytes: &[u8]) {
     assert!(is_whole(bytes.len()), "no whole blocks");
-    store_blocks(words, bytes, 0);
+    store_blocks(words, bytes, move_fresh_blocks);
 }
 
-/// Stores what there is of whole blocks in `bytes`, and asks for the line `ahead` bytes behind each.
+/// Stores what there is of whole blocks in `bytes`, with one of the functions below.
 ///
 /// # Panics
 /// If there are none, or the words are too few.
 #[inline]
-fn store_blocks(words: &[AtomicU64], bytes: &[u8], ahead: usize) {
+fn store_blocks(words: &[AtomicU64], bytes: &[u8], move_them: unsafe fn(*const u8, *mut u8, usize)) {
     let blocks = bytes.len() / BLOCK_BYTES;
     assert!(blocks != 0, "less than a block");
     let words = &words[..blocks * BLOCK_WORDS];
     // SAFETY: there are blocks, and neither side has fewer bytes; `words` may be stored to through a shared reference, as
     // they are atomics.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        move_blocks(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), blocks, ahead);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!(
-        "{} words and {ahead} bytes ahead, where there are no blocks",
-        words.len()
-    );
+    unsafe { move_them(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), blocks) };
 }
 
 /// The same, a word at a time. Not inlined: it would take the registers of those who call it.
@@ -223,7 +222,7 @@ pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     value.to_le()
 }
 
-/// Moves `blocks` times 64 bytes. Before each block it asks for the line `ahead` bytes behind the place that it goes to, to
+/// Moves `blocks` times 64 bytes. Before each block it asks for the line `AHEAD` bytes behind the place that it goes to, to
 /// be stored to soon; wherever that is, to ask touches nothing.
 ///
 /// # Safety
@@ -231,7 +230,7 @@ pub(crate) fn word_of(bytes: &[u8]) -> u64 {
 /// read there meanwhile, they access as atomic words.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize, ahead: usize) {
+unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
     // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
     unsafe {
         std::arch::asm!(
@@ -256,10 +255,68 @@ unsafe fn move_blocks(from: *const u8, to: *mut u8, blocks: usize, ahead: usize)
             from = inout(reg) from => _,
             to = inout(reg) to => _,
             blocks = inout(reg) blocks => _,
-            ahead = in(reg) ahead,
+            ahead = const AHEAD,
             options(nostack),
         );
     }
+}
+
+/// As [`move_blocks`], for bytes that were written just now, field by field: a load of two words waits until both stores
+/// have reached the cache, behind all that were made before, where loads of one are given what is stored.
+///
+/// # Safety
+/// As [`move_blocks`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn move_fresh_blocks(from: *const u8, to: *mut u8, blocks: usize) {
+    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "movq {a}, [{from}]",
+            "movhps {a}, [{from} + 8]",
+            "movq {b}, [{from} + 16]",
+            "movhps {b}, [{from} + 24]",
+            "movq {c}, [{from} + 32]",
+            "movhps {c}, [{from} + 40]",
+            "movq {d}, [{from} + 48]",
+            "movhps {d}, [{from} + 56]",
+            "movups [{to}], {a}",
+            "movups [{to} + 16], {b}",
+            "movups [{to} + 32], {c}",
+            "movups [{to} + 48], {d}",
+            "add {from}, 64",
+            "add {to}, 64",
+            "dec {blocks}",
+            "jnz 2b",
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            blocks = inout(reg) blocks => _,
+            options(nostack),
+        );
+    }
+}
+
+/// There are no blocks here, so nobody has any moved.
+///
+/// # Safety
+/// Need not be called.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn move_blocks<const AHEAD: usize>(_: *const u8, _: *mut u8, _: usize) {
+    unreachable!("no blocks");
+}
+
+/// As above.
+///
+/// # Safety
+/// Need not be called.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn move_fresh_blocks(_: *const u8, _: *mut u8, _: usize) {
+    unreachable!("no blocks");
 }
 
 /// As many words as a block moves, in registers.
@@ -468,21 +525,15 @@ mod tests {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[test]
     fn blocks_are_moved_whole_and_alone() {
-        for blocks in 1..=5 {
+        let ways = [move_blocks::<0>, move_blocks::<STORE_AHEAD_BYTES>, move_fresh_blocks];
+        for (blocks, move_them) in (1..=5).flat_map(|blocks| ways.map(|way| (blocks, way))) {
             for offset in [0, 1, 7, 8, 16, 31] {
                 let from: Vec<u8> = (0..400).map(|byte| byte as u8).collect();
                 let mut to = vec![0xee; 400];
                 let range = offset..offset + blocks * BLOCK_WORDS * WORD_BYTES;
 
                 // SAFETY: both have more bytes from `offset` on.
-                unsafe {
-                    move_blocks(
-                        from[offset..].as_ptr(),
-                        to[offset..].as_mut_ptr(),
-                        blocks,
-                        STORE_AHEAD_BYTES,
-                    )
-                };
+                unsafe { move_them(from[offset..].as_ptr(), to[offset..].as_mut_ptr(), blocks) };
 
                 assert_eq!(to[range.clone()], from[range.clone()]);
                 assert!(
