@@ -141,6 +141,10 @@ impl Lease {
         })
     }
 
+    fn is_evicted(&self) -> bool {
+        self.control.is_evicted()
+    }
+
     /// Claims nothing before `next` any more. Costs two accesses of a line that the publisher looks at now and then.
     #[inline]
     fn advance(&self, next: u64) {
@@ -176,7 +180,7 @@ const MOST_TOGETHER: u64 = 64;
 #[derive(Debug)]
 pub(crate) struct InAdvance<'a> {
     subscriber: &'a mut LosslessSubscriber,
-    /// How many are given back together: far fewer than there are slots.
+    /// How many are given back together.
     together: u64,
     /// The sequence up to which all were given back.
     returned: u64,
@@ -270,7 +274,24 @@ impl LosslessSubscriber {
     /// publisher and this subscriber less than one by one.
     #[inline]
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
-        self.in_advance(|subscriber| subscriber::drain(limit, || subscriber.poll(&mut read), each))
+        let together = self.together();
+        let (reader, words) = self.subscriber.parts();
+        let mut course = reader.course();
+        let mut returned = course.cursor();
+        let poll = || {
+            let outcome = course.poll(words, &mut read);
+            if let Poll::Lapped { .. } = outcome {
+                course.set_chased(self.lease.is_evicted());
+            }
+            if course.cursor() - returned >= together {
+                returned = course.cursor();
+                self.lease.advance(returned);
+            }
+            outcome
+        };
+        let messages = subscriber::drain(limit, poll, each);
+        self.lease.advance(course.cursor());
+        messages
     }
 
     /// As [`Subscriber::wait`].
@@ -291,11 +312,16 @@ impl LosslessSubscriber {
         }
     }
 
+    /// How many messages are given back together, where they are not one by one: far fewer than there are slots.
+    fn together(&self) -> u64 {
+        let slots = self.subscriber.segment().geometry().slot_count();
+        (slots / 8).clamp(1, MOST_TOGETHER)
+    }
+
     /// Lets `take` poll without giving back each message at once. All are given back when this returns.
     pub(crate) fn in_advance<R>(&mut self, take: impl FnOnce(&mut InAdvance<'_>) -> R) -> R {
-        let slots = self.subscriber.segment().geometry().slot_count();
         let taken = take(&mut InAdvance {
-            together: (slots / 8).clamp(1, MOST_TOGETHER),
+            together: self.together(),
             returned: self.subscriber.cursor(),
             subscriber: self,
         });
@@ -313,7 +339,7 @@ impl LosslessSubscriber {
     /// are told as [`Poll::Lapped`]. Costs about 0.1 us: ask when something was lost.
     #[must_use]
     pub fn is_evicted(&self) -> bool {
-        self.lease.control.is_evicted()
+        self.lease.is_evicted()
     }
 
     /// What it reads with: where it is, how the server is.

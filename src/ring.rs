@@ -554,88 +554,39 @@ impl Reader {
     /// result counts only if the message was not overwritten meanwhile.
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        let sequence = self.cursor;
-        let at = self.geometry.slot_at(sequence);
-        let slot = words.array::<FIRST_WORDS>(at);
-        let before = slot.load(STAMP);
-        if before < ready(sequence) {
-            self.expect(words, at, before);
-            return Poll::Empty;
-        }
-        if before != ready(sequence) {
-            return self.not_ready(words, before).told();
-        }
-        // R1, pairs with W2: the loads below see this message or a newer one.
-        fence(Ordering::Acquire);
-        if sequence >= MAX_SEQUENCE {
-            return Poll::Corrupt { sequence };
-        }
-        let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
-        let Some((position, payload)) = self.locate(words, at, slot, len) else {
-            return self.implausible(words, slot).told();
-        };
-        let len = (len & !LARGE) as usize;
-        let value = read(View {
-            sequence,
-            timestamp_ns,
-            tag,
-            len,
-            words: payload,
-        });
-        // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
-        fence(Ordering::Acquire);
-        if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
-            return self.lapped(words).told();
-        }
-        if position.is_some() {
-            self.large_words = words_for(len) as u64;
-        }
-        self.cursor = sequence + 1;
-        Poll::Message(Received {
-            sequence,
-            timestamp_ns,
-            tag,
-            len,
-            value,
-        })
+        self.course().poll(words, read)
     }
 
-    /// The payload that the length word speaks of, and its position if it is large; `None` if no publisher of this
-    /// geometry can have written that.
-    #[inline]
-    fn locate<'a>(&self, words: Words<'a>, at: usize, slot: Slot<'a>, length: u64) -> Option<(Option<u64>, Words<'a>)> {
-        let len = length & !LARGE;
-        if length & LARGE == 0 {
-            let fits = len <= self.geometry.inline_bytes() as u64;
-            return fits.then(|| (None, words.slice(at + BODY, words_for(len as usize))));
+    /// Sets out to look at many slots in a row.
+    #[inline(always)]
+    pub(crate) const fn course(&mut self) -> Course<'_> {
+        Course {
+            geometry: self.geometry,
+            cursor: self.cursor,
+            reader: self,
         }
-        if len > self.geometry.max_message_bytes() as u64 {
-            return None;
+    }
+
+    /// What keeps the message at the cursor from being read.
+    #[cold]
+    fn obstacle(&mut self, words: Words<'_>, odd: Odd) -> Obstacle {
+        match odd {
+            Odd::NotReady(stamp) => self.not_ready(words, stamp),
+            Odd::Implausible => self.implausible(words),
+            Odd::Overtaken => self.lapped(words),
         }
-        let position = slot.load(BODY);
-        let offset = position & (self.geometry.arena_words() - 1);
-        let count = words_for(len as usize);
-        if offset + count as u64 > self.geometry.arena_words() {
-            return None;
-        }
-        Some((
-            Some(position),
-            words.slice(self.geometry.arena_at() + offset as usize, count),
-        ))
     }
 
     /// Length and position made no sense: they are of a newer message, or the publisher breaks the protocol.
-    #[cold]
-    fn implausible(&mut self, words: Words<'_>, slot: Slot<'_>) -> Obstacle {
+    fn implausible(&mut self, words: Words<'_>) -> Obstacle {
         // R2, pairs with W1: had a newer message been begun, its stamp is seen now.
         fence(Ordering::Acquire);
-        if slot.load(STAMP) == ready(self.cursor) {
+        if words.load(self.geometry.slot_at(self.cursor) + STAMP) == ready(self.cursor) {
             return Obstacle::Corrupt { sequence: self.cursor };
         }
         self.lapped(words)
     }
 
-    #[cold]
     fn not_ready(&mut self, words: Words<'_>, stamp: u64) -> Obstacle {
         if stamp == ended(self.cursor) {
             return Obstacle::Ended;
@@ -648,7 +599,6 @@ impl Reader {
     }
 
     /// Moves the cursor past what was overwritten. Looks at 131,072 slots at most.
-    #[cold]
     fn lapped(&mut self, words: Words<'_>) -> Obstacle {
         let first = self.cursor;
         if first >= MAX_SEQUENCE {
@@ -678,6 +628,141 @@ impl Reader {
             missed: self.cursor - first,
         }
     }
+}
+
+/// A reader under way: its cursor and the sizes of the ring in registers, where a poll of its own would load and store them
+/// each time. The reader goes on where this one was when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Course<'a> {
+    geometry: Geometry,
+    cursor: u64,
+    reader: &'a mut Reader,
+}
+
+impl Course<'_> {
+    pub(crate) const fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// As [`Reader::set_chased`].
+    pub(crate) const fn set_chased(&mut self, is_chased: bool) {
+        self.reader.set_chased(is_chased);
+    }
+
+    /// As [`Reader::poll`].
+    #[inline(always)]
+    pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
+        match look_at(&self.geometry, words, self.cursor, read) {
+            Ok((message, position)) => {
+                if position.is_some() {
+                    self.reader.large_words = words_for(message.len) as u64;
+                }
+                self.cursor += 1;
+                Poll::Message(message)
+            }
+            Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
+                self.reader.expect(words, self.geometry.slot_at(self.cursor), stamp);
+                Poll::Empty
+            }
+            Err(odd) => {
+                self.reader.cursor = self.cursor;
+                let obstacle = self.reader.obstacle(words, odd);
+                self.cursor = self.reader.cursor;
+                obstacle.told()
+            }
+        }
+    }
+}
+
+impl Drop for Course<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.reader.cursor = self.cursor;
+    }
+}
+
+/// Looks at the slot of message `sequence`: the message and its position, if it is large.
+#[inline(always)]
+fn look_at<'w, R>(
+    geometry: &Geometry,
+    words: Words<'w>,
+    sequence: u64,
+    read: impl FnOnce(View<'w>) -> R,
+) -> Result<(Received<R>, Option<u64>), Odd> {
+    let at = geometry.slot_at(sequence);
+    let slot = words.array::<FIRST_WORDS>(at);
+    let before = slot.load(STAMP);
+    if before != ready(sequence) {
+        return Err(Odd::NotReady(before));
+    }
+    // R1, pairs with W2: the loads below see this message or a newer one.
+    fence(Ordering::Acquire);
+    if sequence >= MAX_SEQUENCE {
+        return Err(Odd::Implausible);
+    }
+    let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
+    let (position, payload) = locate(geometry, words, at, slot, len).ok_or(Odd::Implausible)?;
+    let len = (len & !LARGE) as usize;
+    let value = read(View {
+        sequence,
+        timestamp_ns,
+        tag,
+        len,
+        words: payload,
+    });
+    // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
+    fence(Ordering::Acquire);
+    if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
+        return Err(Odd::Overtaken);
+    }
+    let message = Received {
+        sequence,
+        timestamp_ns,
+        tag,
+        len,
+        value,
+    };
+    Ok((message, position))
+}
+
+/// The payload that the length word speaks of, and its position if it is large; `None` if no publisher of this
+/// geometry can have written that.
+#[inline]
+fn locate<'a>(
+    geometry: &Geometry,
+    words: Words<'a>,
+    at: usize,
+    slot: Slot<'a>,
+    length: u64,
+) -> Option<(Option<u64>, Words<'a>)> {
+    let len = length & !LARGE;
+    if length & LARGE == 0 {
+        let fits = len <= geometry.inline_bytes() as u64;
+        return fits.then(|| (None, words.slice(at + BODY, words_for(len as usize))));
+    }
+    if len > geometry.max_message_bytes() as u64 {
+        return None;
+    }
+    let position = slot.load(BODY);
+    let offset = position & (geometry.arena_words() - 1);
+    let count = words_for(len as usize);
+    if offset + count as u64 > geometry.arena_words() {
+        return None;
+    }
+    Some((
+        Some(position),
+        words.slice(geometry.arena_at() + offset as usize, count),
+    ))
+}
+
+/// Why a slot has no message to be read.
+enum Odd {
+    /// It has another stamp, this one.
+    NotReady(u64),
+    /// No publisher of this geometry can have written this, unless it is of two messages.
+    Implausible,
+    /// It was overwritten meanwhile.
+    Overtaken,
 }
 
 /// Why the next message is not to be read. Not a [`Poll`] itself: that would be built in memory, where the compiler then

@@ -242,8 +242,11 @@ impl Subscriber {
     /// Polls up to `limit` times, for messages that are there already. `read` sees each in place as in
     /// [`Subscriber::poll`]; `each` is given every outcome in order, laps and the end included, `Empty` not. Returns how
     /// many messages there were.
+    #[inline]
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
-        drain(limit, || self.poll(&mut read), each)
+        let words = self.segment.words();
+        let mut course = self.reader.course();
+        drain(limit, || course.poll(words, &mut read), each)
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
