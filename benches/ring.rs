@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lapwing::layout::Header;
-use lapwing::{Join, Poll, Publisher, Subscriber, View};
+use lapwing::{Join, Loan, Poll, Publisher, Subscriber, View};
 use stand::Stand;
 
 const SIZES: [usize; 6] = [8, 64, 1 << 10, 64 << 10, 1 << 20, 4 << 20];
@@ -44,10 +44,14 @@ fn single(publisher: &mut Publisher, payload: &[u8]) {
 /// As who makes the message up while it is written.
 fn loan(publisher: &mut Publisher, payload: &[u8]) {
     let mut loan = publisher.loan(payload.len()).expect("short enough");
+    fill(&mut loan, payload);
+    loan.commit();
+}
+
+fn fill(loan: &mut Loan<'_>, payload: &[u8]) {
     let words = payload.chunks_exact(8);
     let words = words.map(|word| u64::from_ne_bytes(word.try_into().expect("8 bytes")));
     loan.push_words(words).expect("there is room");
-    loan.commit();
 }
 
 /// Messages of `size` bytes in a batch.
@@ -59,6 +63,16 @@ fn batch(publisher: &mut Publisher, payload: &[u8]) {
     let mut batch = publisher.batch();
     for tag in 0..batch_len(payload.len()) {
         batch.push(tag, payload).expect("short enough");
+    }
+}
+
+/// The same, each made in place.
+fn batch_of_loans(publisher: &mut Publisher, payload: &[u8]) {
+    let mut batch = publisher.batch();
+    for tag in 0..batch_len(payload.len()) {
+        let mut loan = batch.loan(payload.len()).expect("short enough");
+        fill(&mut loan, payload);
+        loan.commit_tagged(tag);
     }
 }
 
@@ -78,10 +92,11 @@ fn publish(criterion: &mut Criterion) {
     for size in SIZES {
         let mut stand = new_stand(size);
         let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
-        let ways: [(_, _, Publish); 3] = [
+        let ways: [(_, _, Publish); 4] = [
             ("single", 1, single),
             ("loan", 1, loan),
             ("batch", batch_len(size), batch),
+            ("batch of loans", batch_len(size), batch_of_loans),
         ];
         for (name, count, publish) in ways {
             check(&mut stand, &payload, count, publish);

@@ -83,6 +83,7 @@ fn publisher_is_full_when_the_slowest_is_a_ring_behind_and_not_before() {
     assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
     assert_eq!(publisher.batch().try_push(0, b"x"), Err(PublishError::Full));
     assert_eq!(publisher.try_loan(1).map(drop), Err(PublishError::Full));
+    assert_eq!(publisher.batch().try_loan(1).map(drop), Err(PublishError::Full));
     assert_eq!(publisher.wait_for_room(1, Duration::ZERO), Err(PublishError::Full));
     let holder = stage.server.lossless_status().holder.unwrap();
     assert_eq!(holder.cursor, 0);

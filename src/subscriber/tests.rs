@@ -172,6 +172,34 @@ fn words_pushed_to_a_loan_lie_behind_what_was_pushed_before() {
 }
 
 #[test]
+fn messages_of_a_batch_have_one_time_and_a_loan_that_is_given_up_is_none_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 16);
+    let mut subscriber = subscribe(&server, Join::New);
+
+    let mut batch = server.publisher().batch();
+    batch.push(1, b"pushed").unwrap();
+    std::thread::sleep(Duration::from_micros(10));
+    let mut loan = batch.loan(100).unwrap();
+    loan.push(b"lent").unwrap();
+    loan.commit_tagged(2);
+    drop(batch.loan(6));
+    let error = batch.loan(1 << 20).map(drop).unwrap_err();
+    drop(batch);
+
+    assert!(matches!(error, crate::PublishError::TooLong { .. }));
+    let mut next = || match subscriber.poll(|view| view.to_vec()) {
+        Poll::Message(message) => message,
+        other => panic!("{other:?}"),
+    };
+    let (pushed, lent) = (next(), next());
+    assert_eq!((pushed.value, pushed.tag), (b"pushed".to_vec(), 1));
+    assert_eq!((lent.value, lent.tag), (b"lent".to_vec(), 2));
+    assert_eq!(pushed.timestamp_ns, lent.timestamp_ns);
+    assert_eq!(subscriber.poll(|_| ()), Poll::Empty);
+}
+
+#[test]
 fn loan_publishes_what_was_written_to_it_and_nothing_if_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = server(&dir, 16);
