@@ -234,8 +234,9 @@ impl Writer {
         sequence
     }
 
-    /// Publishes `payload`, at most the geometry's maximum. Returns its sequence. `now_ns` is asked for the time behind the
-    /// first store, so that the clock is read while the slot's cache lines are on their way from its readers.
+    /// Publishes `payload`, at most the geometry's maximum. Returns its sequence. `now_ns` is asked for the time behind a small
+    /// payload, so that the clock is read while the slot's cache lines are on their way from its readers, and so that the
+    /// other stores leave together: a reader that looks between two of them takes the line away.
     #[inline]
     pub(crate) fn publish(
         &mut self,
@@ -283,10 +284,10 @@ impl Writer {
         if let Some(next_line) = body.get(LINE_WORDS - BODY) {
             copy::prefetch_to_store(next_line);
         }
-        first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
-        first[TIMESTAMP].store(now_ns(), Ordering::Relaxed);
-        first[TAG].store(tag, Ordering::Relaxed);
         store(body, payload);
+        first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
+        first[TAG].store(tag, Ordering::Relaxed);
+        first[TIMESTAMP].store(now_ns(), Ordering::Relaxed);
         self.show(head, &first[STAMP]);
         expect_ahead(rest);
         sequence

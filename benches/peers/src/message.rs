@@ -40,7 +40,7 @@ impl Draft {
     }
 
     /// Makes message `sequence` of `len` bytes.
-    #[inline]
+    #[inline(always)]
     pub fn make(&mut self, sequence: u64, len: usize) -> &[u8] {
         let words = &mut self.words[..len / size_of::<u64>()];
         words.fill(sequence);
@@ -49,7 +49,7 @@ impl Draft {
 }
 
 /// Makes message `sequence` where it is to lie.
-#[inline]
+#[inline(always)]
 pub fn make_in(place: &mut [MaybeUninit<u64>], sequence: u64) {
     place.fill(MaybeUninit::new(sequence));
 }
@@ -58,9 +58,9 @@ pub fn make_in(place: &mut [MaybeUninit<u64>], sequence: u64) {
 ///
 /// # Panics
 /// If there are none.
-#[inline]
-pub fn look(mut words: impl Iterator<Item = u64>, reading: Reading) -> Seen {
-    let sequence = words.next().expect("no message is empty");
+#[inline(always)]
+pub fn look(words: impl Iterator<Item = u64> + Clone, reading: Reading) -> Seen {
+    let sequence = words.clone().next().expect("no message is empty");
     let is_whole = match reading {
         Reading::Whole => words.fold(0, |odd, word| odd | (word ^ sequence)) == 0,
         Reading::First => true,
@@ -72,7 +72,7 @@ pub fn look(mut words: impl Iterator<Item = u64>, reading: Reading) -> Seen {
 ///
 /// # Panics
 /// If they are no whole words.
-#[inline]
+#[inline(always)]
 pub fn look_at_bytes(bytes: &[u8], reading: Reading) -> Seen {
     let (words, rest) = bytes.as_chunks();
     assert!(rest.is_empty(), "a message of {} bytes", bytes.len());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ::lapwing::discovery::{self, Found, Trust};
 use ::lapwing::{
-    BlockingSubscriber, Join, LosslessOffer, LosslessPolicy, LosslessSubscriber, Poll, RemoteSubscriber, Server,
-    ServerOptions, Subscriber, View, WaitStrategy,
+    BlockingSubscriber, Join, Loan, LosslessOffer, LosslessPolicy, LosslessSubscriber, Poll, PublishError,
+    RemoteSubscriber, Server, ServerOptions, Subscriber, View, WaitStrategy,
 };
 use anyhow::{Context, Result};
 
@@ -23,7 +23,7 @@ enum Publish {
     Copy,
     /// `batch().push`, from the program's own memory.
     Batch,
-    /// `loan` and `push_words`.
+    /// `loan` and `push_words`, in streams in batches.
     InPlace,
 }
 
@@ -119,7 +119,8 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`: made where it is read. Sizes by default, in streams an arena of 4 MiB, `WaitStrategy::Spin`.",
+        settings: "`loan` and `push_words`: made where it is read, in streams in batches of 64 KiB, with an arena of 4 MiB, else sizes by \
+                   default; `WaitStrategy::Spin`, in streams `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -137,8 +138,9 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, lossless",
-        settings: "The same with `--lossless block` and a `LosslessSubscriber`.",
-        publish: Publish::Batch,
+        settings: "`--lossless block` and a `LosslessSubscriber`, `batch().loan` of 64 KiB at a time, 65,536 slots, in streams an arena of \
+                   4 MiB, `drain`.",
+        publish: Publish::InPlace,
         receive: Receive::Lossless,
         wait: ADAPTIVE,
         slots: LARGE_RING,
@@ -146,8 +148,8 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, held",
-        settings: "The same, read by a `BlockingSubscriber`, which is lent `&[u8]`, `WaitStrategy::Spin`; large messages are made in place.",
-        publish: Publish::Batch,
+        settings: "The same, read by a `BlockingSubscriber`, which is lent `&[u8]`, `WaitStrategy::Spin`.",
+        publish: Publish::InPlace,
         receive: Receive::Held,
         wait: SPIN,
         slots: LARGE_RING,
@@ -242,11 +244,7 @@ impl Peer for Lapwing {
         });
         Ok(LapwingSender {
             server: Server::start(options)?,
-            publish: if matches!(link.work, Work::Large { .. }) && self.receive == Receive::Held {
-                Publish::InPlace
-            } else {
-                self.publish
-            },
+            publish: self.publish,
             draft: Draft::new(link.work.len()),
         })
     }
@@ -300,11 +298,7 @@ impl Sender for LapwingSender {
     fn send(&mut self, sequence: u64, len: usize, made: impl FnOnce()) {
         let publisher = self.server.publisher();
         if self.publish == Publish::InPlace {
-            let mut loan = publisher.loan(len).expect("a ring with room for it");
-            let words = iter::repeat_n(sequence, len / size_of::<u64>());
-            loan.push_words(words).expect("a loan of as many");
-            made();
-            loan.commit();
+            make(publisher.loan(len), sequence, len, made);
         } else {
             let message = self.draft.make(sequence, len);
             made();
@@ -314,15 +308,28 @@ impl Sender for LapwingSender {
 
     #[inline]
     fn send_many(&mut self, sequences: Range<u64>, len: usize) {
-        if self.publish != Publish::Batch {
+        if self.publish == Publish::Copy {
             return sequences.for_each(|sequence| self.send(sequence, len, || ()));
         }
         let mut batch = self.server.publisher().batch();
+        if self.publish == Publish::InPlace {
+            return sequences.for_each(|sequence| make(batch.loan(len), sequence, len, || ()));
+        }
         for sequence in sequences {
             let message = self.draft.make(sequence, len);
             batch.push(0, message).expect("a ring with room for it");
         }
     }
+}
+
+/// Makes a message where it is to lie.
+#[inline(always)]
+fn make(loan: Result<Loan<'_>, PublishError>, sequence: u64, len: usize, made: impl FnOnce()) {
+    let mut loan = loan.expect("a ring with room for it");
+    let words = iter::repeat_n(sequence, len / size_of::<u64>());
+    loan.push_words(words).expect("a loan of as many");
+    made();
+    loan.commit();
 }
 
 /// Any subscriber.
@@ -341,7 +348,7 @@ pub struct LapwingReceiver {
 }
 
 /// Tells `each` of a message. What was lost shows in the sequences.
-#[inline]
+#[inline(always)]
 fn tell(outcome: Poll<Seen>, each: &mut impl FnMut(Seen)) {
     match outcome {
         Poll::Message(message) => each(message.value),
@@ -351,7 +358,7 @@ fn tell(outcome: Poll<Seen>, each: &mut impl FnMut(Seen)) {
 }
 
 /// Looks at a message in the ring.
-#[inline]
+#[inline(always)]
 fn look_at(view: View<'_>, reading: Reading) -> Seen {
     look(view.words().iter(), reading)
 }
