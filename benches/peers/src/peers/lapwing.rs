@@ -61,7 +61,7 @@ struct Lapwing {
 }
 
 const LARGE_RING: Option<u64> = Some(65_536);
-/// Bytes of the arena of a stream that is to stay in the processors' caches.
+/// Bytes of an arena that is to stay in the processors' caches.
 const CACHED: u64 = 4 << 20;
 /// Messages of a stream that are looked at in one go.
 const DRAINED: usize = 256;
@@ -100,8 +100,7 @@ const SPIN: Wait = Wait::By(WaitStrategy::Spin);
 const WAYS: [Lapwing; 9] = [
     Lapwing {
         name: "Lapwing",
-        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `drain`; messages that \
-                   are sent one at a time have room for one.",
+        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `drain`.",
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
@@ -119,8 +118,8 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`: made where it is read, in streams in batches of 64 KiB, with an arena of 4 MiB, else sizes by \
-                   default; `WaitStrategy::Spin`, in streams `drain`.",
+        settings: "`loan` and `push_words`: made where it is read, in streams in batches of 64 KiB; an arena of 4 MiB or four messages, \
+                   `WaitStrategy::Spin`, `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -129,7 +128,7 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, batches",
-        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, in streams an arena of 4 MiB, `drain`.",
+        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, an arena of 4 MiB or four messages, `drain`.",
         publish: Publish::Batch,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
@@ -138,8 +137,8 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, lossless",
-        settings: "`--lossless block` and a `LosslessSubscriber`, `batch().loan` of 64 KiB at a time, 65,536 slots, in streams an arena of \
-                   4 MiB, `drain`.",
+        settings: "`--lossless block` and a `LosslessSubscriber`, `batch().loan` of 64 KiB at a time, 65,536 slots, an arena of 4 MiB or four \
+                   messages, `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossless,
         wait: ADAPTIVE,
@@ -200,16 +199,15 @@ impl Lapwing {
         matches!(self.receive, Receive::Remote { .. })
     }
 
-    /// Bytes of the arena: the default or room for four messages, in a stream with settings of its own what stays in the
-    /// caches, and room for one of those that are sent one at a time, which then always lie in the same place.
-    fn arena(&self, work: Work) -> u64 {
-        let len = work.len() as u64;
-        match work {
-            Work::Large { .. } => len,
-            Work::Stream { .. } if self.slots.is_some() || self.publish == Publish::InPlace => CACHED.max(4 * len),
-            _ => (64 << 10).max(4 * len),
-        }
-        .next_power_of_two()
+    /// Bytes of the arena: what a default ring has or room for four messages, and with settings of its own what stays in the
+    /// caches that processors share, but not in those that one has alone.
+    fn arena(&self, len: usize) -> u64 {
+        let least = if self.slots.is_some() || self.publish == Publish::InPlace {
+            CACHED
+        } else {
+            64 << 10
+        };
+        least.max(4 * len as u64).next_power_of_two()
     }
 }
 
@@ -235,7 +233,7 @@ impl Peer for Lapwing {
         let mut options = ServerOptions::new("peer".parse()?);
         options.info_dir = link.directory.clone();
         options.slots = self.slots;
-        options.ring_bytes = self.arena(link.work);
+        options.ring_bytes = self.arena(link.work.len());
         options.max_message_bytes = Some(link.work.len() as u64);
         options.shared_memory = !self.is_remote();
         options.lossless = self.is_lossless().then_some(LosslessOffer {
