@@ -73,15 +73,17 @@ pub(crate) fn load(words: &[AtomicU64], offset: usize, out: &mut [u8]) {
     fill(words, offset, out);
 }
 
-/// Appends the first `len` bytes of `words` to `out`.
+/// Appends the first `len` bytes of `words` to `out`: whole words at first, which takes less time than a copy to the byte.
 ///
 /// # Panics
 /// If there are fewer bytes than that.
 #[inline]
 pub(crate) fn append(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
-    out.reserve(len);
-    fill(words, 0, &mut out.spare_capacity_mut()[..len]);
-    // SAFETY: as many bytes more were written just now.
+    let words = &words[..words_for(len)];
+    let whole = words.len() * WORD_BYTES;
+    out.reserve(whole);
+    fill(words, 0, &mut out.spare_capacity_mut()[..whole]);
+    // SAFETY: as many bytes more were written just now, and up to a word behind them.
     unsafe { out.set_len(out.len() + len) };
 }
 

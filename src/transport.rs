@@ -53,9 +53,6 @@ impl TransportChoice {
     }
 }
 
-/// Up to so many bytes, appending whole words and cutting the last one takes less time than a copy to the byte.
-const SHORT_BYTES: usize = 64;
-
 /// The payload of a message where it lies: in the ring, or in the buffer that it was received into.
 ///
 /// In the ring it may be overwritten while it is looked at, as [`View`] says; what was made of it then is thrown away.
@@ -96,13 +93,6 @@ impl Payload<'_> {
     #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {
         match self {
-            Self::View(view) if view.len() <= SHORT_BYTES => {
-                let end = out.len() + view.len();
-                out.reserve(SHORT_BYTES);
-                let words = view.words().iter();
-                words.for_each(|word| out.extend_from_slice(&word.to_ne_bytes()));
-                out.truncate(end);
-            }
             Self::View(view) => view.append_to(out),
             Self::Bytes(bytes) => out.extend_from_slice(bytes),
         }
