@@ -24,7 +24,7 @@ use rustix::thread::{MembarrierCommand, futex, membarrier};
 
 use crate::gate::{Claim, ClaimWords};
 use crate::segment::Segment;
-use crate::wakes::{READERS, SERVICE, Trail, Wakes};
+use crate::wakes::{OWED, READERS, SERVICE, Trail, Wakes};
 use crate::{ring, sys};
 
 /// A message that follows another within this time may do without a wake. Readers spin for longer than this before they
@@ -32,6 +32,9 @@ use crate::{ring, sys};
 /// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
 /// trailing wake takes.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
+/// While the service thread makes the wakes, messages within this time of one that was looked at are not: the next that is
+/// comes after less than WAKE_INTERVAL, or it makes a wake.
+const QUIET_NS: u64 = WAKE_INTERVAL.as_nanos() as u64 / 2;
 /// How often the publisher itself makes wakes while messages follow that fast and nobody is found asleep, and how often
 /// the service thread makes those that it withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
@@ -107,8 +110,8 @@ fn futex_wait(word: &AtomicU64, seen: u64, timeout: Duration) {
 pub(crate) struct Ringer {
     bell: Arc<Bell>,
     segment: Arc<Segment>,
-    /// When the last message was published, and when the readers were last woken, on the clock of the timestamps.
-    last_message_ns: u64,
+    /// When a message was last looked at here, and when the readers were last woken, on the clock of the timestamps.
+    looked_ns: u64,
     last_wake_ns: u64,
     /// How long after that a message makes a wake, however soon it follows another.
     wake_interval: Duration,
@@ -119,7 +122,7 @@ impl Ringer {
         Self {
             bell,
             segment,
-            last_message_ns: 0,
+            looked_ns: 0,
             last_wake_ns: 0,
             wake_interval: WAKE_INTERVAL,
         }
@@ -130,9 +133,15 @@ impl Ringer {
     #[inline]
     pub(crate) fn ring(&mut self, now_ns: impl FnOnce() -> u64) {
         let asked = self.bell.wakes.asked();
-        if asked != 0 {
-            self.wake(asked, now_ns());
+        if asked & !OWED == 0 {
+            return;
         }
+        let now_ns = now_ns();
+        // A clock that was set back counts as a long time.
+        if self.bell.wakes.is_left_alone(asked) && now_ns.wrapping_sub(self.looked_ns) < QUIET_NS {
+            return;
+        }
+        self.wake(asked, now_ns);
     }
 
     #[cold]
@@ -143,9 +152,9 @@ impl Ringer {
         }
         if asked & READERS != 0 {
             // A clock that was set back counts as a long time.
-            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
+            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.looked_ns));
             let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
-            self.last_message_ns = now_ns;
+            self.looked_ns = now_ns;
             if pause >= WAKE_INTERVAL || since_wake >= self.wake_interval {
                 self.last_wake_ns = now_ns;
                 let woken = wake_some_readers(&self.segment, A_FEW);
@@ -157,7 +166,7 @@ impl Ringer {
                 } else {
                     (self.wake_interval * 2).min(TRAILING_INTERVAL)
                 };
-            } else if self.bell.wakes.withhold() {
+            } else if self.bell.wakes.withhold(asked) {
                 self.bell.wake_service();
             }
         }

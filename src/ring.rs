@@ -284,9 +284,9 @@ impl Writer {
         if let Some(next_line) = body.get(LINE_WORDS - BODY) {
             copy::prefetch_to_store(next_line);
         }
-        store(body, payload);
         first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
         first[TAG].store(tag, Ordering::Relaxed);
+        store(body, payload);
         first[TIMESTAMP].store(now_ns(), Ordering::Relaxed);
         self.show(head, &first[STAMP]);
         expect_ahead(rest);

@@ -8,11 +8,11 @@
 //!       asked & SERVICE? wake it               head moved? stay up
 //!
 //!       publisher that withholds a wake        service thread, when the stream seems to have paused
-//!       head = n + 1                           owed = false          (T2, AcqRel)
-//!   O1  barrier                            O2  barrier
-//!       owed already? go on                    head moved? wake the readers once more
-//!       owed = true            (T1, AcqRel)
-//!       was false? wake the service thread
+//!       head = n + 1                           asked &= !OWED        (T2, AcqRel)
+//!   B1  barrier                            O2  barrier
+//!       asked & OWED? go on                    head moved? wake the readers once more
+//!       asked |= OWED          (T1, AcqRel)
+//!       was it not? wake the service thread
 //!
 //!       publisher whose wake met many sleepers     service thread, when it is up
 //!       head = n + 1; wake a few                   crowd = false             (K2, Acquire)
@@ -21,7 +21,7 @@
 //!
 //!   B1 with B2: one of the two sees what the other stored. B1 is for the compiler alone: membarrier(2) in B2 makes the
 //!   publisher's processor keep the order, so that the publisher does not pay for a fence with every message.
-//!   O1 with O2: the same for a wake that is owed already. Where membarrier(2) is not to be had T1 is taken every time:
+//!   B1 with O2: the same for a wake that is owed already. Where membarrier(2) is not to be had T1 is taken every time:
 //!   T1 with T2: a publisher that finds the wake owed already stored its head before T2, which then sees it.
 //!   K1 with K2: who takes the crowd over wakes it behind the head that it was left with.
 //! ```
@@ -34,14 +34,14 @@ use crate::sync::{AtomicBool, AtomicU32, Ordering, light_barrier};
 pub(crate) const SERVICE: u32 = 1;
 /// Processes are attached and may sleep on the futex word.
 pub(crate) const READERS: u32 = 2;
+/// The publisher withheld a wake, and the service thread makes it.
+pub(crate) const OWED: u32 = 4;
 
 /// The flags of one server.
 #[derive(Debug)]
 pub(crate) struct Wakes {
     /// Alone on its cache line: the publisher loads it with every message, and it changes rarely.
     asked: CachePadded<AtomicU32>,
-    /// The publisher withheld a wake, and the service thread makes it.
-    owed: AtomicBool,
     /// The publisher woke a few readers and left the others to the service thread.
     crowd: AtomicBool,
     /// Whether the service thread makes the heavy half of the barriers.
@@ -52,7 +52,6 @@ impl Wakes {
     pub(crate) fn new(has_barrier: bool) -> Self {
         Self {
             asked: CachePadded::new(AtomicU32::new(0)),
-            owed: AtomicBool::new(false),
             crowd: AtomicBool::new(false),
             has_barrier,
         }
@@ -61,7 +60,7 @@ impl Wakes {
     /// Who asked, for a publisher that has just stored its head. Costs a load.
     #[inline]
     pub(crate) fn asked(&self) -> u32 {
-        // B1, pairs with B2: the head is stored before the flag is loaded.
+        // B1, pairs with B2 and O2: the head is stored before the flags are loaded.
         light_barrier();
         self.asked.load(Ordering::Relaxed)
     }
@@ -79,17 +78,21 @@ impl Wakes {
         }
     }
 
-    /// Leaves a wake to the service thread. Returns whether that must be told so. Costs a load while it is known.
-    pub(crate) fn withhold(&self) -> bool {
-        if self.has_barrier {
-            // O1, pairs with O2: the head is stored before the flag is loaded.
-            light_barrier();
-            if self.owed.load(Ordering::Relaxed) {
-                return false;
-            }
+    /// Whether the service thread makes all wakes that are due, as far as `asked` tells: nobody asks but readers, for whom it
+    /// makes them already.
+    #[inline]
+    pub(crate) const fn is_left_alone(&self, asked: u32) -> bool {
+        self.has_barrier && asked == READERS | OWED
+    }
+
+    /// Leaves a wake to the service thread. `asked` is who asked, for the same message. Returns whether the thread must be
+    /// told. Costs nothing while it is known.
+    pub(crate) fn withhold(&self, asked: u32) -> bool {
+        if self.has_barrier && asked & OWED != 0 {
+            return false;
         }
         // T1, pairs with T2.
-        !self.owed.swap(true, Ordering::AcqRel)
+        self.asked.fetch_or(OWED, Ordering::AcqRel) & OWED == 0
     }
 
     /// Leaves the readers that sleep still to the service thread. Returns whether that must be told so.
@@ -122,7 +125,7 @@ impl Trail {
     /// before this returns (O2).
     pub(crate) fn turn(&mut self, wakes: &Wakes, barrier: impl Fn(), head: impl Fn() -> u64, wake_readers: impl Fn()) {
         let Some(last) = self.last else {
-            if wakes.owed.load(Ordering::Relaxed) {
+            if wakes.asked.load(Ordering::Relaxed) & OWED != 0 {
                 self.last = Some(head());
                 wake_readers();
             }
@@ -137,7 +140,7 @@ impl Trail {
         // The stream paused.
         self.last = None;
         // T2, pairs with T1: what was published before the duty ends here is seen below.
-        wakes.owed.swap(false, Ordering::AcqRel);
+        wakes.asked.fetch_and(!OWED, Ordering::AcqRel);
         if wakes.has_barrier {
             barrier();
         }
