@@ -37,6 +37,8 @@ const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
 /// The lowest of so many is taken: now and then the clock is read twice, or the arena begins again.
 const ROUNDS: usize = 5;
 const READERS: usize = 64;
+/// Messages that are drained in one go; the ring of the bench holds as many of any size.
+const DRAINED: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn stand_still() {
@@ -95,6 +97,19 @@ impl Counted {
                 },
                 |(_, company)| read(company),
             );
+            self.count(
+                &format!("lend, {name}"),
+                size,
+                &mut state,
+                |(batch, _)| {
+                    let key = black_box(7);
+                    let mut loan = batch.loan(size).expect("short enough");
+                    loan.push_words((0..size / 8).map(|word| word as u64 ^ key))
+                        .expect("as many");
+                    black_box(loan.commit());
+                },
+                |(_, company)| read(company),
+            );
         }
     }
 
@@ -124,6 +139,34 @@ impl Counted {
         }
     }
 
+    /// What it takes to drain several messages, in place.
+    fn drains(&self, stand: &mut Stand) {
+        for size in SIZES {
+            let payload = vec![0x5a; size];
+            let mut state = (attach(stand), stand.server.publisher());
+            let publish = |publisher: &mut Publisher| {
+                for _ in 0..DRAINED {
+                    publisher.publish(&payload).expect("short enough");
+                }
+            };
+            publish(state.1);
+            self.count(
+                &format!("drain {DRAINED} in place"),
+                size,
+                &mut state,
+                |(subscriber, _)| {
+                    assert_eq!(
+                        black_box(subscriber).drain(DRAINED, sum, |seen| assert!(
+                            matches!(seen, Poll::Message(message) if message.value != 0)
+                        )),
+                        DRAINED
+                    )
+                },
+                |(_, publisher)| publish(publisher),
+            );
+        }
+    }
+
     fn lossy(&self) {
         let mut stand = Stand::new("lossy", |options| options.listen.clear());
         self.publishing("nobody there", &mut stand, &mut (), |()| ());
@@ -138,6 +181,7 @@ impl Counted {
         self.receiving("poll by copy", &mut stand, copying, |(subscriber, copy)| {
             matches!(subscriber.poll_into(copy), Poll::Message(_))
         });
+        self.drains(&mut stand);
         let mut subscriber = attach(&stand);
         let nothing = |subscriber: &mut Subscriber| assert!(matches!(subscriber.poll(sum), Poll::Empty));
         self.count("poll of nothing", 0, &mut subscriber, nothing, |_| ());

@@ -453,7 +453,7 @@ impl Loan<'_> {
     }
 
     /// Appends `words` as they come, each as its bytes lie in memory: for who makes the message up as it is written, and
-    /// needs no buffer to make it up in. `words` may lie about how many they are: those that there is no room for are
+    /// needs no buffer to make it up in. Words that lie in memory already are better pushed as bytes. `words` may lie about how many they are: those that there is no room for are
     /// left out.
     ///
     /// # Errors

@@ -21,6 +21,14 @@ pub fn push_small(batch: &mut Batch<'_>, payload: &[u8; 64]) -> Result<u64, Publ
     batch.push(7, payload)
 }
 
+/// One message of a batch, made in place.
+#[inline(never)]
+pub fn lend_small(batch: &mut Batch<'_>, words: &[u64; 8]) -> Result<u64, PublishError> {
+    let mut loan = batch.loan(64)?;
+    loan.push_words(words.iter().copied())?;
+    Ok(loan.commit())
+}
+
 /// The next message, wherever it lies, in place.
 #[inline(never)]
 pub fn poll_in_place(subscriber: &mut Subscriber) -> Poll<u64> {
