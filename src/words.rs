@@ -143,7 +143,7 @@ impl Iterator for Iter<'_> {
         self.0.nth(n).map(look)
     }
 
-    #[inline]
+    #[inline(always)]
     fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
         let (blocks, rest) = self.0.as_slice().as_chunks();
         let folded = blocks

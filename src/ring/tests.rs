@@ -82,6 +82,17 @@ fn every_length_up_to_the_arena_comes_back_whole() {
     assert_eq!(poll(&ring, &mut reader), Poll::Empty);
 }
 
+/// The values of `N` bytes from byte `start` on, as `fold` goes through them.
+fn folded<const N: usize>(view: View<'_>, start: usize) -> Vec<[u8; N]>
+where
+    [u8; N]: bytemuck::AnyBitPattern,
+{
+    view.values(start).fold(Vec::new(), |mut values, value| {
+        values.push(value);
+        values
+    })
+}
+
 #[test]
 fn every_range_and_every_row_of_values_is_that_of_the_bytes() {
     let bytes: Vec<u8> = (0..41).collect();
@@ -111,10 +122,19 @@ fn every_range_and_every_row_of_values_is_that_of_the_bytes() {
                 let pairs: Vec<[u8; 2]> = view.values(start).step_by(3).collect();
                 let expected: Vec<[u8; 2]> = bytes[start..len].as_chunks().0.iter().copied().step_by(3).collect();
                 assert_eq!(pairs, expected, "{start}");
+                assert_eq!(folded::<1>(view, start), bytes[start..len].as_chunks().0, "{start}");
+                assert_eq!(folded::<2>(view, start), bytes[start..len].as_chunks().0, "{start}");
+                assert_eq!(folded::<3>(view, start), bytes[start..len].as_chunks().0, "{start}");
+                assert_eq!(folded::<4>(view, start), bytes[start..len].as_chunks().0, "{start}");
+                assert_eq!(folded::<8>(view, start), bytes[start..len].as_chunks().0, "{start}");
                 assert_eq!(view.values::<u16>(start).len(), (len - start) / 2);
                 assert_eq!(view.values::<u16>(start).nth((len - start) / 2), None);
             }
-            view.values::<u64>(len + 1).chain(view.values(usize::MAX)).count()
+            let starts = [len + 1, usize::MAX - 7, usize::MAX];
+            starts
+                .map(|start| view.values::<u64>(start).map(|_| 1).sum::<u64>())
+                .iter()
+                .sum::<u64>()
         });
 
         assert!(matches!(polled, Poll::Message(message) if message.value == 0));

@@ -9,7 +9,8 @@ use super::View;
 use crate::words::WORD_BYTES;
 
 /// The `T`s that lie one behind the other in a payload, each loaded when it is asked for. Skipping costs nothing: `nth`
-/// and `step_by` touch only what they return. Made by [`View::values`].
+/// and `step_by` touch only what they return. `fold`, and what is made of it (`sum`, `max`, `for_each`), loads many at a time, if
+/// `T` divides a word. Made by [`View::values`].
 #[derive(Debug, Clone)]
 pub struct Values<'a, T> {
     view: View<'a>,
@@ -52,6 +53,36 @@ impl<T: AnyBitPattern> Iterator for Values<'_, T> {
         self.left -= skipped;
         self.at += skipped * size_of::<T>();
         self.next()
+    }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, T) -> B>(mut self, init: B, mut f: F) -> B {
+        let size = size_of::<T>();
+        let mut value = init;
+        if WORD_BYTES.is_multiple_of(size) && self.at.is_multiple_of(size) {
+            while !self.at.is_multiple_of(WORD_BYTES) {
+                match self.next() {
+                    Some(next) => value = f(value, next),
+                    None => return value,
+                }
+            }
+            let in_word = WORD_BYTES / size;
+            // None at all may begin far behind the payload.
+            if let whole @ 1.. = self.left / in_word {
+                let words = self.view.words().slice(self.at / WORD_BYTES, whole);
+                value = words.iter().fold(value, |value, word| {
+                    let bytes = word.to_ne_bytes();
+                    let values = bytes.chunks_exact(size).map(bytemuck::pod_read_unaligned);
+                    values.fold(value, &mut f)
+                });
+                self.at += whole * WORD_BYTES;
+                self.left %= in_word;
+            }
+        }
+        for next in self {
+            value = f(value, next);
+        }
+        value
     }
 
     #[inline]
