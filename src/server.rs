@@ -394,10 +394,13 @@ impl Server {
     /// waited for the server need a moment to come to it.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.publisher.has_ended()
-            && self.announced_at.elapsed() >= WELCOME
-            && self.monitor().readers() == 0
-            && self.service.stats().connections == 0
+        self.publisher.has_ended() && self.announced_at.elapsed() >= WELCOME && self.is_alone()
+    }
+
+    /// Whether nobody is attached or connected now. Costs a system call.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.monitor().readers() == 0 && self.service.stats().connections == 0
     }
 
     /// Ends the stream, and stops once all subscribers have read the rest or `patience` is over. Returns whether they
@@ -409,7 +412,7 @@ impl Server {
             // Subscribers leave no message when they do: the kernel is asked how many are left.
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.is_drained()
+        self.is_alone()
     }
 }
 

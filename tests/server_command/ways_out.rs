@@ -140,6 +140,19 @@ fn at_the_end_a_reader_that_does_not_leave_is_waited_for_only_so_long() {
 }
 
 #[test]
+fn at_the_end_nobody_is_said_to_have_missed_anything_if_nobody_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut input) = start_with_input(directory.path(), &["--exit-at-end", "--linger", "0s"]);
+    type_in(&mut input, b"one\n");
+    drop(input);
+
+    let gone = server.wait();
+
+    assert_eq!(gone.status.code(), Some(0));
+    assert!(!gone.said.contains("had not read everything"), "{}", gone.said);
+}
+
+#[test]
 fn a_signal_ends_the_wait_at_the_end_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["--exit-at-end", "--linger", "1h", "--log-level", "info"];

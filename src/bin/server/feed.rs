@@ -164,7 +164,7 @@ impl Feed {
         while !self.server.is_drained() {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
-                return Ok(false);
+                return Ok(self.server.is_alone());
             }
             self.wait(None, Some(now + BETWEEN_LOOKS))?;
         }
