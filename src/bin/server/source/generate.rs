@@ -82,7 +82,7 @@ impl Generate {
 /// Told when it happens first, then ever more rarely.
 fn tell_lag(rate: Rate, lags: u64) {
     if lags.is_power_of_two() {
-        warn!("fell more than a second behind --rate {rate}: what was due is left out (seen {lags} times)");
+        warn!("fell more than a second behind --rate {rate}: what was due is left out ({lags} so far)");
     }
 }
 

@@ -145,7 +145,7 @@ impl Push {
                     _ => {
                         if worth_telling(&mut self.troubles.accepts) {
                             let count = self.troubles.accepts;
-                            warn!("cannot accept a pusher, it has to wait: {error} (seen {count} times)");
+                            warn!("cannot accept a pusher, it has to wait: {error} ({count} so far)");
                         }
                         self.retry_at = Some(Instant::now() + RETRY);
                     }
@@ -171,7 +171,7 @@ impl Push {
         info!("pusher {} came, there are {}", token.0, self.pushers.len());
         if self.pushers.len() == MOST_PUSHERS && worth_telling(&mut self.troubles.full) {
             let count = self.troubles.full;
-            warn!("there are {MOST_PUSHERS} pushers, more have to wait until one leaves (seen {count} times)");
+            warn!("there are {MOST_PUSHERS} pushers, more have to wait until one leaves ({count} so far)");
         }
     }
 
@@ -208,7 +208,7 @@ impl Push {
         if pusher.frames.is_within_frame() && worth_telling(&mut self.troubles.broken) {
             let count = self.troubles.broken;
             warn!(
-                "pusher {} {how}, in the middle of a frame, which is not published (seen {count} times)",
+                "pusher {} {how}, in the middle of a frame, which is not published ({count} so far)",
                 token.0
             );
         } else {
