@@ -55,7 +55,7 @@ struct Lapwing {
     publish: Publish,
     receive: Receive,
     wait: Wait,
-    /// Slots, the server's default if `None`.
+    /// Slots of a ring for streams, the server's default if `None`. Messages that are sent one at a time need no more than that.
     slots: Option<u64>,
     fits: fn(Work) -> bool,
 }
@@ -118,12 +118,12 @@ const WAYS: [Lapwing; 9] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`: made where it is read, in streams in batches of 64 KiB; an arena of 4 MiB or four messages, \
-                   `WaitStrategy::Spin`, `drain`.",
+        settings: "`loan` and `push_words`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots; an arena of 4 MiB or \
+                   four messages, `WaitStrategy::Spin`, `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
-        slots: None,
+        slots: LARGE_RING,
         fits: is_awake,
     },
     Lapwing {
@@ -202,11 +202,7 @@ impl Lapwing {
     /// Bytes of the arena: what a default ring has or room for four messages, and with settings of its own what stays in the
     /// caches that processors share, but not in those that one has alone.
     fn arena(&self, len: usize) -> u64 {
-        let least = if self.slots.is_some() || self.publish == Publish::InPlace {
-            CACHED
-        } else {
-            64 << 10
-        };
+        let least = if self.slots.is_some() { CACHED } else { 64 << 10 };
         least.max(4 * len as u64).next_power_of_two()
     }
 }
@@ -232,7 +228,7 @@ impl Peer for Lapwing {
     fn sender(&self, link: &Link) -> Result<LapwingSender> {
         let mut options = ServerOptions::new("peer".parse()?);
         options.info_dir = link.directory.clone();
-        options.slots = self.slots;
+        options.slots = self.slots.filter(|_| link.work.is_stream());
         options.ring_bytes = self.arena(link.work.len());
         options.max_message_bytes = Some(link.work.len() as u64);
         options.shared_memory = !self.is_remote();
