@@ -32,8 +32,8 @@ use crate::{ring, sys};
 /// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
 /// trailing wake takes.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
-/// While the service thread makes the wakes, messages within this time of one that was looked at are not: the next that is
-/// comes after less than WAKE_INTERVAL, or it makes a wake.
+/// While the service thread makes the wakes, it is not found out for messages within this time whether they make one: less
+/// than WAKE_INTERVAL, so that no pause is overlooked.
 const QUIET_NS: u64 = WAKE_INTERVAL.as_nanos() as u64 / 2;
 /// How often the publisher itself makes wakes while messages follow that fast and nobody is found asleep, and how often
 /// the service thread makes those that it withheld.
@@ -110,7 +110,9 @@ fn futex_wait(word: &AtomicU64, seen: u64, timeout: Duration) {
 pub(crate) struct Ringer {
     bell: Arc<Bell>,
     segment: Arc<Segment>,
-    /// When a message was last looked at here, and when the readers were last woken, on the clock of the timestamps.
+    /// When the last message was published, when it was last found out whether one makes a wake, and when the readers were
+    /// last woken, on the clock of the timestamps.
+    last_message_ns: u64,
     looked_ns: u64,
     last_wake_ns: u64,
     /// How long after that a message makes a wake, however soon it follows another.
@@ -122,6 +124,7 @@ impl Ringer {
         Self {
             bell,
             segment,
+            last_message_ns: 0,
             looked_ns: 0,
             last_wake_ns: 0,
             wake_interval: WAKE_INTERVAL,
@@ -139,6 +142,7 @@ impl Ringer {
         let now_ns = now_ns();
         // A clock that was set back counts as a long time.
         if self.bell.wakes.is_left_alone(asked) && now_ns.wrapping_sub(self.looked_ns) < QUIET_NS {
+            self.last_message_ns = now_ns;
             return;
         }
         self.wake(asked, now_ns);
@@ -152,9 +156,9 @@ impl Ringer {
         }
         if asked & READERS != 0 {
             // A clock that was set back counts as a long time.
-            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.looked_ns));
+            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
             let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
-            self.looked_ns = now_ns;
+            (self.last_message_ns, self.looked_ns) = (now_ns, now_ns);
             if pause >= WAKE_INTERVAL || since_wake >= self.wake_interval {
                 self.last_wake_ns = now_ns;
                 let woken = wake_some_readers(&self.segment, A_FEW);

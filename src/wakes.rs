@@ -57,7 +57,7 @@ impl Wakes {
         }
     }
 
-    /// Who asked, for a publisher that has just stored its head. Costs a load.
+    /// Who asked, and whether a wake is owed, for a publisher that has just stored its head. Costs a load.
     #[inline]
     pub(crate) fn asked(&self) -> u32 {
         // B1, pairs with B2 and O2: the head is stored before the flags are loaded.

@@ -77,6 +77,7 @@ fn withheld_wake_is_made(has_barrier: bool) {
     model.preemption_bound = Some(3);
     model.check(move || {
         let wakes = Wakes::new(has_barrier);
+        wakes.ask(READERS, || ());
         let shared = Arc::new((wakes, AtomicU64::new(0), Event::default(), Futex::default()));
         let is_done = Arc::new(AtomicBool::new(false));
         let publisher = thread::spawn({
@@ -85,9 +86,13 @@ fn withheld_wake_is_made(has_barrier: bool) {
                 let (wakes, head, event, _) = &*shared;
                 for next in 1..=2 {
                     head.store(next, Ordering::Release);
-                    // Without the other half of the barrier it does not count what was asked, and there is no first half.
-                    let asked = if has_barrier { wakes.asked() } else { 0 };
-                    if wakes.withhold(asked) {
+                    // Where the other half of the barrier is not to be had, this one is worth nothing.
+                    let asked = if has_barrier {
+                        wakes.asked()
+                    } else {
+                        wakes.asked.load(Ordering::Relaxed)
+                    };
+                    if !wakes.is_left_alone(asked) && wakes.withhold(asked) {
                         event.set();
                     }
                 }
