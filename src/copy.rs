@@ -4,7 +4,7 @@
 //! to a quarter as fast as the machine allows, so on x86-64 assembly blocks move 64 bytes at a time instead: between memory and
 //! memory, or, for who makes a message or looks at it in place, registers. They stand for the same loads and stores:
 //!
-//! - the compiler does not look into them and keeps them between the fences that surround it;
+//! - the compiler does not look into them and keeps them between the fences that surround them;
 //! - the processor keeps loads in the order of loads and stores in the order of stores, vectors included, so the
 //!   stamps before and behind are seen as they are with single words;
 //! - every pattern of bits is a word. Should one be of two messages, it is thrown away with the message: that is what
@@ -23,7 +23,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, look, words_for};
 
 /// What an assembly block moves at a time.
-pub(crate) const BLOCK_WORDS: usize = 8;
+const BLOCK_WORDS: usize = 8;
 const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 
 /// How far ahead of a store the publisher asks for cache lines. Those behind a long message are those of the next one. Readers
@@ -115,7 +115,6 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
     }
     let (whole, tail) = out.as_chunks_mut::<WORD_BYTES>();
     let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
     if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
         done = whole.len() - whole.len() % BLOCK_WORDS;
         // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
@@ -149,7 +148,7 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
     if HAS_BLOCKS && bytes.len() >= BLOCK_BYTES {
         let whole = bytes.len() - bytes.len() % BLOCK_BYTES;
         if whole <= FRESH_BYTES {
-            store_whole(words, &bytes[..whole]);
+            store_blocks(words, &bytes[..whole], move_fresh_blocks::<STORE_AHEAD_BYTES>);
         } else {
             store_blocks(words, &bytes[..whole], move_blocks::<STORE_AHEAD_BYTES>);
         }
@@ -164,7 +163,7 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
 /// Whether [`store_whole`] stores so many bytes.
 #[inline]
 pub(crate) const fn is_whole(len: usize) -> bool {
-    HAS_BLOCKS && len != 0 && len.is_multiple_of(BLOCK_BYTES)
+    HAS_BLOCKS && len != 0 && len <= FRESH_BYTES && len.is_multiple_of(BLOCK_BYTES)
 }
 
 /// As [`store`], for a few blocks and no more, see [`is_whole`]: calls nothing, and asks for no lines.
@@ -174,7 +173,7 @@ pub(crate) const fn is_whole(len: usize) -> bool {
 #[inline]
 pub(crate) fn store_whole(words: &[AtomicU64], bytes: &[u8]) {
     assert!(is_whole(bytes.len()), "no whole blocks");
-    store_blocks(words, bytes, move_fresh_blocks);
+    store_blocks(words, bytes, move_fresh_blocks::<0>);
 }
 
 /// Stores what there is of whole blocks in `bytes`, with one of the functions below.
@@ -270,11 +269,12 @@ unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: 
 /// As [`move_blocks`].
 #[cfg(target_arch = "x86_64")]
 #[inline]
-unsafe fn move_fresh_blocks(from: *const u8, to: *mut u8, blocks: usize) {
+unsafe fn move_fresh_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
     // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
     unsafe {
         std::arch::asm!(
             "2:",
+            "prefetchw [{to} + {ahead}]",
             "movq {a}, [{from}]",
             "movhps {a}, [{from} + 8]",
             "movq {b}, [{from} + 16]",
@@ -298,6 +298,7 @@ unsafe fn move_fresh_blocks(from: *const u8, to: *mut u8, blocks: usize) {
             from = inout(reg) from => _,
             to = inout(reg) to => _,
             blocks = inout(reg) blocks => _,
+            ahead = const AHEAD,
             options(nostack),
         );
     }
@@ -317,7 +318,7 @@ unsafe fn move_blocks<const AHEAD: usize>(_: *const u8, _: *mut u8, _: usize) {
 /// # Safety
 /// Need not be called.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn move_fresh_blocks(_: *const u8, _: *mut u8, _: usize) {
+unsafe fn move_fresh_blocks<const AHEAD: usize>(_: *const u8, _: *mut u8, _: usize) {
     unreachable!("no blocks");
 }
 
@@ -527,7 +528,11 @@ mod tests {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[test]
     fn blocks_are_moved_whole_and_alone() {
-        let ways = [move_blocks::<0>, move_blocks::<STORE_AHEAD_BYTES>, move_fresh_blocks];
+        let ways = [
+            move_blocks::<0>,
+            move_blocks::<STORE_AHEAD_BYTES>,
+            move_fresh_blocks::<0>,
+        ];
         for (blocks, move_them) in (1..=5).flat_map(|blocks| ways.map(|way| (blocks, way))) {
             for offset in [0, 1, 7, 8, 16, 31] {
                 let from: Vec<u8> = (0..400).map(|byte| byte as u8).collect();
@@ -553,7 +558,8 @@ mod tests {
     fn block_in_registers_is_moved_whole_and_alone() {
         const BEFORE: usize = 3;
         let block = std::array::from_fn(|word| (word as u64 + 1) << 56 | 7);
-        let words: [AtomicU64; BEFORE + BLOCK_WORDS + 1] = [const { AtomicU64::new(u64::MAX) }; _];
+        let words: [AtomicU64; BEFORE + BLOCK_WORDS + 1] =
+            [const { AtomicU64::new(u64::MAX) }; BEFORE + BLOCK_WORDS + 1];
         let place = words[BEFORE..].as_ptr();
 
         // SAFETY: a block of them follows, and they are atomics.
