@@ -514,17 +514,8 @@ impl Reader {
     pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {
         let at = self.geometry.slot_at(self.cursor);
         let stamp = words.load(at + STAMP);
-        self.expect(words, at, stamp);
+        expect(&self.geometry, words, at, self.cursor, stamp);
         stamp >= ready(self.cursor)
-    }
-
-    /// Asks for the second line of the slot at the cursor, which then comes together with the stamp that is waited for, and
-    /// not after it. Not once the message is being written: that would take the line away from its publisher.
-    #[inline]
-    fn expect(&self, words: Words<'_>, at: usize, stamp: u64) {
-        if stamp < writing(self.cursor) {
-            words.prefetch(at + LINE_WORDS.min(self.geometry.slot_words() - 1));
-        }
     }
 
     /// Whether message `sequence`, or a newer one in its slot, is wholly there, or the stream ended before it. What its
@@ -662,7 +653,8 @@ impl Course<'_> {
                 Poll::Message(message)
             }
             Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
-                self.reader.expect(words, self.geometry.slot_at(self.cursor), stamp);
+                let at = self.geometry.slot_at(self.cursor);
+                expect(&self.geometry, words, at, self.cursor, stamp);
                 Poll::Empty
             }
             Err(odd) => {
@@ -679,6 +671,15 @@ impl Drop for Course<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.reader.cursor = self.cursor;
+    }
+}
+
+/// Asks for the second line of the slot at word `at`, where message `sequence` is waited for, so that it comes together with
+/// the stamp and not after it. Not once the message is being written: that would take the line away from its publisher.
+#[inline]
+fn expect(geometry: &Geometry, words: Words<'_>, at: usize, sequence: u64, stamp: u64) {
+    if stamp < writing(sequence) {
+        words.prefetch(at + LINE_WORDS.min(geometry.slot_words() - 1));
     }
 }
 
