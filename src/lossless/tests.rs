@@ -485,6 +485,56 @@ fn drained_messages_are_all_there_and_make_room_together() {
 }
 
 #[test]
+fn draining_subscriber_makes_room_some_messages_at_a_time_and_for_all_in_the_end() {
+    let mut stage = Stage::adjusted(Some(LosslessPolicy::Block), |options| options.slots = Some(64));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..63);
+
+    let mut room = Vec::new();
+    let publisher = stage.server.publisher();
+    let drained = subscriber.drain(
+        10,
+        |view| number(&view.to_vec()),
+        |_| room.push(publisher.wait_for_room(8, Duration::ZERO).is_ok()),
+    );
+
+    // An eighth of the slots is given back together.
+    assert_eq!(drained, 10);
+    assert_eq!(room, [[false; 7].as_slice(), &[true; 3]].concat());
+    for number in 63..73 {
+        assert_eq!(publisher.try_publish_tagged(0, b"x"), Ok(number));
+    }
+    assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
+}
+
+#[test]
+fn evicted_subscriber_that_drains_is_told_what_it_lost_and_drains_on_as_others_do() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Evict(Duration::from_millis(50))));
+    let mut subscriber = stage.lossless(Join::New);
+    // Still where it was placed it goes on at the oldest message; overtaken on its way, with a head start of a quarter.
+    for (publish, lost) in [(0..16, 0..8), (16..32, 16..26)] {
+        let end = publish.end;
+        stage.publish(publish);
+
+        let mut outcomes = Vec::new();
+        subscriber.drain(
+            usize::MAX,
+            |view| number(&view.to_vec()),
+            |outcome| outcomes.push(outcome),
+        );
+
+        let (first, missed) = (lost.start, lost.end - lost.start);
+        assert_eq!(outcomes.remove(0), Poll::Lapped { first, missed });
+        let values = outcomes.into_iter().map(|outcome| match outcome {
+            Poll::Message(received) => received.value,
+            other => panic!("{other:?}"),
+        });
+        assert!(values.eq(lost.end..end));
+    }
+    assert!(subscriber.is_evicted());
+}
+
+#[test]
 fn iterator_of_a_lossless_subscriber_loses_nothing() {
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
     let mut subscriber = stage.lossless(Join::New);
