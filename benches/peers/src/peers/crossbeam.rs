@@ -81,7 +81,7 @@ impl<const WORDS: usize> Receiver for Rx<WORDS> {
             self.receiver.try_recv().ok()
         };
         if let Some(message) = found {
-            each(look(message.into_iter(), reading));
+            each(look(message.iter().copied(), reading));
         }
     }
 }

@@ -136,7 +136,7 @@ impl Receiver for Ring {
         // A newer stamp: this reader was overtaken, and goes on there.
         self.next = stamp + 1;
         // SAFETY: `len` bytes from here on are mapped and aligned. That the sender may be writing to them is what this
-        // design takes into account; each word is looked at once.
+        // design takes into account.
         let words = unsafe { slice::from_raw_parts(self.payload(slot), self.len / size_of::<u64>()) };
         each(look(words.iter().copied(), reading));
     }
