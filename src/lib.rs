@@ -63,7 +63,7 @@ mod futex_model;
 
 #[expect(
     unsafe_code,
-    reason = "copies into memory that is not initialized yet, and an assembly block"
+    reason = "copies into memory that is not initialized yet, and assembly blocks"
 )]
 mod copy;
 

@@ -453,8 +453,8 @@ impl Loan<'_> {
     }
 
     /// Appends `words` as they come, each as its bytes lie in memory: for who makes the message up as it is written, and
-    /// needs no buffer to make it up in. Words that lie in memory already are better pushed as bytes. `words` may lie about how many they are: those that there is no room for are
-    /// left out.
+    /// needs no buffer to make it up in. Words that lie in memory already are better pushed as bytes. `words` may lie about
+    /// how many they are: those that there is no room for are left out.
     ///
     /// # Errors
     /// If there is no room left for as many as they say; nothing is appended then.
@@ -477,13 +477,14 @@ impl Loan<'_> {
         Ok(())
     }
 
-    /// Publishes what was written, with tag 0. Returns its sequence.
+    /// Publishes what was written, with tag 0. Returns its sequence. A loan of a batch has the batch's time, and wakes nobody
+    /// before that is dropped.
     #[inline(always)]
     pub fn commit(self) -> u64 {
         self.commit_tagged(0)
     }
 
-    /// Publishes what was written, with a tag. Returns its sequence.
+    /// As [`Loan::commit`], with a tag.
     #[inline(always)]
     pub fn commit_tagged(self, tag: u64) -> u64 {
         let publisher = self.publisher;
