@@ -12,19 +12,18 @@
 //!
 //! `--cfg portable` turns the blocks off, as on other processors, for tools that cannot look into them.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::__m128i;
+mod blocks;
+
 use std::mem::MaybeUninit;
 use std::slice;
 
 use bytemuck::AnyBitPattern;
 
+use self::blocks::{BLOCK_BYTES, BLOCK_WORDS, Block, move_blocks, move_fresh_blocks};
+#[cfg(target_arch = "x86_64")]
+use self::blocks::{load_block, put_block};
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, look, words_for};
-
-/// What an assembly block moves at a time.
-const BLOCK_WORDS: usize = 8;
-const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 
 /// How far ahead of a store the publisher asks for cache lines. Those behind a long message are those of the next one. Readers
 /// on other processors have had them since the last round, and to take them back takes as long as several messages.
@@ -223,108 +222,6 @@ pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     value.to_le()
 }
 
-/// Moves `blocks` times 64 bytes. Before each block it asks for the line `AHEAD` bytes behind the place that it goes to, to
-/// be stored to soon; wherever that is, to ask touches nothing.
-///
-/// # Safety
-/// `from` must be valid for reads and `to` for writes of so many bytes; `blocks` must not be 0. What others write or
-/// read there meanwhile, they access as atomic words.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
-    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
-    unsafe {
-        std::arch::asm!(
-            "2:",
-            "prefetchw [{to} + {ahead}]",
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
-            "movups [{to}], {a}",
-            "movups [{to} + 16], {b}",
-            "movups [{to} + 32], {c}",
-            "movups [{to} + 48], {d}",
-            "add {from}, 64",
-            "add {to}, 64",
-            "dec {blocks}",
-            "jnz 2b",
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
-            blocks = inout(reg) blocks => _,
-            ahead = const AHEAD,
-            options(nostack),
-        );
-    }
-}
-
-/// As [`move_blocks`], for bytes that were written just now, field by field: a load of two words waits until both stores
-/// have reached the cache, behind all that were made before, where loads of one are given what is stored.
-///
-/// # Safety
-/// As [`move_blocks`].
-#[cfg(target_arch = "x86_64")]
-#[inline]
-unsafe fn move_fresh_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
-    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
-    unsafe {
-        std::arch::asm!(
-            "2:",
-            "prefetchw [{to} + {ahead}]",
-            "movq {a}, [{from}]",
-            "movhps {a}, [{from} + 8]",
-            "movq {b}, [{from} + 16]",
-            "movhps {b}, [{from} + 24]",
-            "movq {c}, [{from} + 32]",
-            "movhps {c}, [{from} + 40]",
-            "movq {d}, [{from} + 48]",
-            "movhps {d}, [{from} + 56]",
-            "movups [{to}], {a}",
-            "movups [{to} + 16], {b}",
-            "movups [{to} + 32], {c}",
-            "movups [{to} + 48], {d}",
-            "add {from}, 64",
-            "add {to}, 64",
-            "dec {blocks}",
-            "jnz 2b",
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
-            blocks = inout(reg) blocks => _,
-            ahead = const AHEAD,
-            options(nostack),
-        );
-    }
-}
-
-/// There are no blocks here, so nobody has any moved.
-///
-/// # Safety
-/// Need not be called.
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn move_blocks<const AHEAD: usize>(_: *const u8, _: *mut u8, _: usize) {
-    unreachable!("no blocks");
-}
-
-/// As above.
-///
-/// # Safety
-/// Need not be called.
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn move_fresh_blocks<const AHEAD: usize>(_: *const u8, _: *mut u8, _: usize) {
-    unreachable!("no blocks");
-}
-
-/// As many words as a block moves, in registers.
-type Block = [u64; BLOCK_WORDS];
-
 /// Looks at the words of a block: in four loads of two words, where there are blocks.
 #[inline(always)]
 pub(crate) fn look_at_block(words: &[AtomicU64; BLOCK_WORDS]) -> Block {
@@ -381,57 +278,6 @@ fn fill_block(block: &mut Block, words: impl Iterator<Item = u64>) -> usize {
 fn store_one_by_one(places: &[AtomicU64], words: impl Iterator<Item = u64>) -> usize {
     let pairs = places.iter().zip(words);
     pairs.map(|(place, word)| place.store(word, Ordering::Relaxed)).count()
-}
-
-/// # Safety
-/// `from` must be valid for reads of a block. What others write there meanwhile, they write as atomic words.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn load_block(from: *const u8) -> Block {
-    let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
-    // SAFETY: it reads what it may, and touches no flag or register that it does not name.
-    unsafe {
-        std::arch::asm!(
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
-            a = out(xmm_reg) a,
-            b = out(xmm_reg) b,
-            c = out(xmm_reg) c,
-            d = out(xmm_reg) d,
-            from = in(reg) from,
-            options(nostack, preserves_flags, readonly),
-        );
-    }
-    bytemuck::cast([a, b, c, d])
-}
-
-/// Stores a block to `to`, and asks for the line ahead.
-///
-/// # Safety
-/// `to` must be valid for writes of a block. What others read there meanwhile, they read as atomic words.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn put_block(to: *mut u8, block: Block) {
-    let [a, b, c, d]: [__m128i; 4] = bytemuck::cast(block);
-    // SAFETY: it writes what it may, and touches no flag or register that it does not name.
-    unsafe {
-        std::arch::asm!(
-            "prefetchw [{to} + {ahead}]",
-            "movups [{to}], {a}",
-            "movups [{to} + 16], {b}",
-            "movups [{to} + 32], {c}",
-            "movups [{to} + 48], {d}",
-            a = in(xmm_reg) a,
-            b = in(xmm_reg) b,
-            c = in(xmm_reg) c,
-            d = in(xmm_reg) d,
-            to = in(reg) to,
-            ahead = const STORE_AHEAD_BYTES,
-            options(nostack, preserves_flags),
-        );
-    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -523,51 +369,5 @@ mod tests {
 
             assert_eq!(stored, expected, "{len}");
         }
-    }
-
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    #[test]
-    fn blocks_are_moved_whole_and_alone() {
-        let ways = [
-            move_blocks::<0>,
-            move_blocks::<STORE_AHEAD_BYTES>,
-            move_fresh_blocks::<0>,
-        ];
-        for (blocks, move_them) in (1..=5).flat_map(|blocks| ways.map(|way| (blocks, way))) {
-            for offset in [0, 1, 7, 8, 16, 31] {
-                let from: Vec<u8> = (0..400).map(|byte| byte as u8).collect();
-                let mut to = vec![0xee; 400];
-                let range = offset..offset + blocks * BLOCK_WORDS * WORD_BYTES;
-
-                // SAFETY: both have more bytes from `offset` on.
-                unsafe { move_them(from[offset..].as_ptr(), to[offset..].as_mut_ptr(), blocks) };
-
-                assert_eq!(to[range.clone()], from[range.clone()]);
-                assert!(
-                    to[..range.start]
-                        .iter()
-                        .chain(&to[range.end..])
-                        .all(|&byte| byte == 0xee)
-                );
-            }
-        }
-    }
-
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    #[test]
-    fn block_in_registers_is_moved_whole_and_alone() {
-        const BEFORE: usize = 3;
-        let block = std::array::from_fn(|word| (word as u64 + 1) << 56 | 7);
-        let words: [AtomicU64; BEFORE + BLOCK_WORDS + 1] =
-            [const { AtomicU64::new(u64::MAX) }; BEFORE + BLOCK_WORDS + 1];
-        let place = words[BEFORE..].as_ptr();
-
-        // SAFETY: a block of them follows, and they are atomics.
-        unsafe { put_block(place.cast_mut().cast(), block) };
-
-        // SAFETY: as above.
-        assert_eq!(unsafe { load_block(place.cast()) }, block);
-        let stored: Vec<u64> = words.iter().map(look).collect();
-        assert_eq!(stored, [&[u64::MAX; BEFORE][..], &block, &[u64::MAX]].concat());
     }
 }
