@@ -3,16 +3,20 @@
 
 use std::ops::Range;
 
-use lapwing::{Join, Poll, Server, ServerOptions, Subscriber};
+use lapwing::{Join, Poll, Server, ServerOptions, Subscriber, discovery};
 
 /// Up to more than three blocks of eight, which fit in a slot or lie in the arena.
 const LENGTHS: Range<usize> = 1..30;
 
-fn server(directory: &tempfile::TempDir) -> Server {
+fn both_ends() -> (tempfile::TempDir, Server, Subscriber) {
+    let directory = tempfile::tempdir().unwrap();
     let mut options = ServerOptions::new("rows".parse().unwrap());
     options.info_dir = directory.path().to_owned();
     options.listen = Vec::new();
-    Server::start(options).unwrap()
+    let server = Server::start(options).unwrap();
+    let found = discovery::read(server.info_path(), &Default::default()).unwrap();
+    let subscriber = Subscriber::open(&found, Join::New).unwrap();
+    (directory, server, subscriber)
 }
 
 /// No two bytes of a row are the same by chance.
@@ -52,10 +56,7 @@ fn look(subscriber: &mut Subscriber) -> [Vec<u64>; 3] {
 
 #[test]
 fn words_come_out_as_they_were_put_in() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut server = server(&directory);
-    let found = lapwing::discovery::read(&directory.path().join("rows.toml"), &Default::default()).unwrap();
-    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
+    let (_directory, mut server, mut subscriber) = both_ends();
     for len in LENGTHS {
         for cut in [0, 1, len / 2] {
             let mut loan = server.publisher().loan(len * 8).unwrap();
@@ -92,10 +93,7 @@ impl ExactSizeIterator for Short {}
 
 #[test]
 fn words_that_do_not_come_are_no_part_of_the_message() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut server = server(&directory);
-    let found = lapwing::discovery::read(&directory.path().join("rows.toml"), &Default::default()).unwrap();
-    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
+    let (_directory, mut server, mut subscriber) = both_ends();
     for has in LENGTHS {
         let mut loan = server.publisher().loan(32 * 8).unwrap();
         loan.push_words(Short(0..has)).unwrap();

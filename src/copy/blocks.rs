@@ -15,24 +15,14 @@ pub(super) const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 /// As many words as a block moves, in registers.
 pub(super) type Block = [u64; BLOCK_WORDS];
 
-/// Moves `blocks` times 64 bytes. Before each block it asks for the line `AHEAD` bytes behind the place that it goes to, to
-/// be stored to soon; wherever that is, to ask touches nothing.
-///
-/// # Safety
-/// `from` must be valid for reads and `to` for writes of so many bytes; `blocks` must not be 0. What others write or
-/// read there meanwhile, they access as atomic words.
+/// The loop that moves blocks: `load` brings one from `{from}` into the registers `{a}` to `{d}`.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
-    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
-    unsafe {
+macro_rules! move_in_turns {
+    ($from:ident, $to:ident, $blocks:ident, $ahead:ident, $($load:literal),+ $(,)?) => {
         std::arch::asm!(
             "2:",
             "prefetchw [{to} + {ahead}]",
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
+            $($load,)+
             "movups [{to}], {a}",
             "movups [{to} + 16], {b}",
             "movups [{to} + 32], {c}",
@@ -45,11 +35,35 @@ pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u
             b = out(xmm_reg) _,
             c = out(xmm_reg) _,
             d = out(xmm_reg) _,
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
-            blocks = inout(reg) blocks => _,
-            ahead = const AHEAD,
+            from = inout(reg) $from => _,
+            to = inout(reg) $to => _,
+            blocks = inout(reg) $blocks => _,
+            ahead = const $ahead,
             options(nostack),
+        )
+    };
+}
+
+/// Moves `blocks` times 64 bytes. Before each block it asks for the line `AHEAD` bytes behind the place that it goes to, to
+/// be stored to soon; wherever that is, to ask touches nothing.
+///
+/// # Safety
+/// `from` must be valid for reads and `to` for writes of so many bytes; `blocks` must not be 0. What others write or
+/// read there meanwhile, they access as atomic words.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
+    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
+    unsafe {
+        move_in_turns!(
+            from,
+            to,
+            blocks,
+            AHEAD,
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
         );
     }
 }
@@ -64,9 +78,11 @@ pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u
 pub(super) unsafe fn move_fresh_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
     // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
     unsafe {
-        std::arch::asm!(
-            "2:",
-            "prefetchw [{to} + {ahead}]",
+        move_in_turns!(
+            from,
+            to,
+            blocks,
+            AHEAD,
             "movq {a}, [{from}]",
             "movhps {a}, [{from} + 8]",
             "movq {b}, [{from} + 16]",
@@ -75,23 +91,6 @@ pub(super) unsafe fn move_fresh_blocks<const AHEAD: usize>(from: *const u8, to: 
             "movhps {c}, [{from} + 40]",
             "movq {d}, [{from} + 48]",
             "movhps {d}, [{from} + 56]",
-            "movups [{to}], {a}",
-            "movups [{to} + 16], {b}",
-            "movups [{to} + 32], {c}",
-            "movups [{to} + 48], {d}",
-            "add {from}, 64",
-            "add {to}, 64",
-            "dec {blocks}",
-            "jnz 2b",
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
-            blocks = inout(reg) blocks => _,
-            ahead = const AHEAD,
-            options(nostack),
         );
     }
 }
