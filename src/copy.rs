@@ -12,18 +12,19 @@
 //!
 //! `--cfg portable` turns the blocks off, as on other processors, for tools that cannot look into them.
 
-mod blocks;
-
 use std::mem::MaybeUninit;
 use std::slice;
 
 use bytemuck::AnyBitPattern;
 
-use self::blocks::{BLOCK_BYTES, BLOCK_WORDS, Block, move_blocks, move_fresh_blocks};
-#[cfg(target_arch = "x86_64")]
-use self::blocks::{load_block, put_block};
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, look, words_for};
+
+mod blocks;
+
+use blocks::{BLOCK_BYTES, BLOCK_WORDS, Block, move_blocks, move_fresh_blocks};
+#[cfg(target_arch = "x86_64")]
+use blocks::{load_block, put_block};
 
 /// How far ahead of a store the publisher asks for cache lines. Those behind a long message are those of the next one. Readers
 /// on other processors have had them since the last round, and to take them back takes as long as several messages.

@@ -9,7 +9,6 @@
 //! waits for them, and `try_publish` says [`PublishError::Full`] instead. Nobody else can.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,14 +16,17 @@ use bytemuck::NoUninit;
 
 use crate::bell::{Bell, Ringer, RoomWait};
 use crate::clock::{Clock, Machine};
-use crate::copy;
 use crate::gate::{Claim, Gate, Gatekeeper, LosslessStatus, Wanted};
 use crate::incarnation::Incarnation;
 use crate::layout::Geometry;
-use crate::ring::{Place, Writer};
+use crate::ring::Writer;
 use crate::segment::Owned;
-use crate::sync::Ordering;
-use crate::words::{WORD_BYTES, words_for};
+
+mod batch;
+mod loan;
+
+pub use batch::Batch;
+pub use loan::Loan;
 
 /// Why a message was not published. Nothing of it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +252,7 @@ impl Publisher {
     #[inline(always)]
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.admit(len)?;
-        Ok(self.lend(len))
+        Ok(self.lend(len, None))
     }
 
     /// As [`Publisher::loan`], but never waits.
@@ -260,29 +262,19 @@ impl Publisher {
     #[inline(always)]
     pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.try_admit(len)?;
-        Ok(self.lend(len))
+        Ok(self.lend(len, None))
     }
 
     #[inline(always)]
-    fn lend(&mut self, len: usize) -> Loan<'_> {
+    fn lend(&mut self, len: usize, batch_ns: Option<u64>) -> Loan<'_> {
         let place = self.writer.begin(self.segment.memory(), len);
-        Loan {
-            publisher: self,
-            place,
-            len,
-            written: 0,
-            partial: 0,
-            batch_ns: None,
-        }
+        Loan::new(self, place, len, batch_ns)
     }
 
     /// Begins a batch: messages that share one timestamp and one wake. Each can be read as soon as it is pushed.
     #[inline]
     pub fn batch(&mut self) -> Batch<'_> {
-        Batch {
-            now_ns: self.clock.now_ns(),
-            publisher: self,
-        }
+        Batch::new(self)
     }
 
     /// Longest payload that this ring takes, in bytes.
@@ -334,7 +326,7 @@ impl Publisher {
     #[cfg(test)]
     pub(crate) fn skip_to(&mut self, sequence: u64, position: u64) {
         self.writer = Writer::far_along(*self.geometry(), sequence, position);
-        self.segment.memory()[crate::layout::HEAD_WORD].store(sequence << 1, Ordering::Relaxed);
+        self.segment.memory()[crate::layout::HEAD_WORD].store(sequence << 1, crate::sync::Ordering::Relaxed);
     }
 
     /// The segment's words, for tests that break the protocol.
@@ -385,237 +377,5 @@ impl Refusal {
 impl Drop for Publisher {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`],
-/// [`Loan::push_typed`] or [`Loan::push_words`].
-#[derive(Debug)]
-#[must_use = "a loan publishes nothing until it is committed"]
-pub struct Loan<'p> {
-    publisher: &'p mut Publisher,
-    place: Place,
-    /// Bytes that there is room for.
-    len: usize,
-    /// Bytes written so far.
-    written: usize,
-    /// The bytes of the word that is not full yet: the publisher never reads the segment.
-    partial: u64,
-    /// The timestamp of the batch that it is part of.
-    batch_ns: Option<u64>,
-}
-
-impl Loan<'_> {
-    /// Bytes that there is room left for.
-    #[must_use]
-    pub const fn remaining(&self) -> usize {
-        self.len - self.written
-    }
-
-    /// Appends the bytes of `value`.
-    ///
-    /// # Errors
-    /// If there is no room left for them; nothing is appended then.
-    #[inline]
-    pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), PublishError> {
-        self.push(bytemuck::bytes_of(value))
-    }
-
-    /// Appends `bytes`.
-    ///
-    /// # Errors
-    /// If there is no room left for them; nothing is appended then.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
-        if bytes.len() > self.remaining() {
-            return Err(PublishError::TooLong {
-                len: self.written.saturating_add(bytes.len()),
-                max: self.len,
-            });
-        }
-        let filled = self.written % WORD_BYTES;
-        let (head, rest) = bytes.split_at(bytes.len().min((WORD_BYTES - filled) % WORD_BYTES));
-        let memory = self.publisher.segment.memory();
-        let at = |written: usize| self.place.start + written / WORD_BYTES;
-        if !head.is_empty() {
-            let mut word = self.partial.to_ne_bytes();
-            word[filled..filled + head.len()].copy_from_slice(head);
-            self.partial = u64::from_ne_bytes(word);
-            memory[at(self.written)].store(self.partial, Ordering::Relaxed);
-            self.written += head.len();
-        }
-        if !rest.is_empty() {
-            let start = at(self.written);
-            copy::store(&memory[start..start + words_for(rest.len())], rest);
-            self.partial = copy::word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
-            self.written += rest.len();
-        }
-        Ok(())
-    }
-
-    /// Appends `words` as they come, each as its bytes lie in memory: for who makes the message up as it is written, and
-    /// needs no buffer to make it up in. Words that lie in memory already are better pushed as bytes. `words` may lie about
-    /// how many they are: those that there is no room for are left out.
-    ///
-    /// # Errors
-    /// If there is no room left for as many as they say; nothing is appended then.
-    #[inline(always)]
-    pub fn push_words(&mut self, words: impl ExactSizeIterator<Item = u64>) -> Result<(), PublishError> {
-        let room = self.remaining() / WORD_BYTES;
-        if words.len() > room {
-            return Err(PublishError::TooLong {
-                len: self.written.saturating_add(words.len().saturating_mul(WORD_BYTES)),
-                max: self.len,
-            });
-        }
-        let filled = self.written % WORD_BYTES;
-        if filled != 0 {
-            return words.take(room).try_for_each(|word| self.push(&word.to_ne_bytes()));
-        }
-        let start = self.place.start + self.written / WORD_BYTES;
-        let places = &self.publisher.segment.memory()[start..start + room];
-        self.written += copy::store_each(places, words) * WORD_BYTES;
-        Ok(())
-    }
-
-    /// Publishes what was written, with tag 0. Returns its sequence. A loan of a batch has the batch's time, and wakes nobody
-    /// before that is dropped.
-    #[inline(always)]
-    pub fn commit(self) -> u64 {
-        self.commit_tagged(0)
-    }
-
-    /// As [`Loan::commit`], with a tag.
-    #[inline(always)]
-    pub fn commit_tagged(self, tag: u64) -> u64 {
-        let publisher = self.publisher;
-        let now_ns = self.batch_ns.unwrap_or_else(|| publisher.clock.now_ns());
-        publisher.bytes += self.written as u64;
-        let sequence = publisher
-            .writer
-            .commit(publisher.segment.memory(), self.place, self.written, now_ns, tag);
-        if self.batch_ns.is_none() {
-            publisher.ringer.ring(|| now_ns);
-        }
-        sequence
-    }
-}
-
-impl io::Write for Loan<'_> {
-    /// Appends what there is room for.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(self.remaining());
-        self.push(&bytes[..count]).map_err(io::Error::other)?;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Messages that are published together: one look at the clock, and one wake when the batch is dropped.
-///
-/// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let directory = tempfile::tempdir()?;
-/// # let mut options = lapwing::ServerOptions::new("prices".parse()?);
-/// # options.info_dir = directory.path().to_owned();
-/// # let mut server = lapwing::Server::start(options)?;
-/// let mut batch = server.publisher().batch();
-/// batch.push(0, b"made already")?;
-/// let mut loan = batch.loan(16)?;
-/// loan.push_words([1, 2].into_iter())?;
-/// loan.commit();
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Batch<'p> {
-    publisher: &'p mut Publisher,
-    now_ns: u64,
-}
-
-impl Batch<'_> {
-    /// Publishes `payload`. Returns its sequence.
-    ///
-    /// # Errors
-    /// As [`Publisher::publish`].
-    #[inline]
-    pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
-        if !self.publisher.passes(payload.len()) {
-            self.admit_late(payload.len())?;
-        }
-        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
-    }
-
-    /// Takes a closer look whether a message of `len` bytes may be published, and waits if need be.
-    #[cold]
-    fn admit_late(&mut self, len: usize) -> Result<(), PublishError> {
-        match self.publisher.try_admit(len) {
-            Err(PublishError::Full) => self.wait_for_room(len, Duration::MAX),
-            admitted => admitted,
-        }
-    }
-
-    /// As [`Batch::push`], but never waits.
-    ///
-    /// # Errors
-    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
-    #[inline]
-    pub fn try_push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
-        self.publisher.try_admit(payload.len())?;
-        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
-    }
-
-    /// Borrows room for a payload of up to `len` bytes, as [`Publisher::loan`] does, for one more message of this batch.
-    ///
-    /// # Errors
-    /// As [`Publisher::publish`].
-    #[inline(always)]
-    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
-        if !self.publisher.passes(len) {
-            self.admit_late(len)?;
-        }
-        Ok(self.lend(len))
-    }
-
-    /// As [`Batch::loan`], but never waits.
-    ///
-    /// # Errors
-    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
-    #[inline(always)]
-    pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
-        self.publisher.try_admit(len)?;
-        Ok(self.lend(len))
-    }
-
-    #[inline(always)]
-    fn lend(&mut self, len: usize) -> Loan<'_> {
-        let mut loan = self.publisher.lend(len);
-        loan.batch_ns = Some(self.now_ns);
-        loan
-    }
-
-    /// As [`Publisher::wait_for_room`]. Sleepers are woken first, and what is pushed later has a later timestamp.
-    ///
-    /// # Errors
-    /// As [`Publisher::wait_for_room`].
-    pub fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<(), PublishError> {
-        let outcome = self.publisher.wait_for_room(len, timeout);
-        self.now_ns = self.publisher.clock.now_ns();
-        outcome
-    }
-
-    /// The one whose batch this is.
-    #[must_use]
-    pub const fn publisher(&self) -> &Publisher {
-        self.publisher
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        let Publisher { ringer, clock, .. } = &mut *self.publisher;
-        ringer.ring(|| clock.now_ns());
     }
 }

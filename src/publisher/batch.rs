@@ -1,0 +1,115 @@
+//! Messages that are published together.
+
+use std::time::Duration;
+
+use super::{Loan, PublishError, Publisher};
+
+/// Messages that are published together: one look at the clock, and one wake when the batch is dropped.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let mut options = lapwing::ServerOptions::new("prices".parse()?);
+/// # options.info_dir = directory.path().to_owned();
+/// # let mut server = lapwing::Server::start(options)?;
+/// let mut batch = server.publisher().batch();
+/// batch.push(0, b"made already")?;
+/// let mut loan = batch.loan(16)?;
+/// loan.push_words([1, 2].into_iter())?;
+/// loan.commit();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Batch<'p> {
+    publisher: &'p mut Publisher,
+    now_ns: u64,
+}
+
+impl<'p> Batch<'p> {
+    #[inline]
+    pub(super) fn new(publisher: &'p mut Publisher) -> Self {
+        Self {
+            now_ns: publisher.clock.now_ns(),
+            publisher,
+        }
+    }
+}
+
+impl Batch<'_> {
+    /// Publishes `payload`. Returns its sequence.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline]
+    pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        if !self.publisher.passes(payload.len()) {
+            self.admit_late(payload.len())?;
+        }
+        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
+    }
+
+    /// Takes a closer look whether a message of `len` bytes may be published, and waits if need be.
+    #[cold]
+    fn admit_late(&mut self, len: usize) -> Result<(), PublishError> {
+        match self.publisher.try_admit(len) {
+            Err(PublishError::Full) => self.wait_for_room(len, Duration::MAX),
+            admitted => admitted,
+        }
+    }
+
+    /// As [`Batch::push`], but never waits.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
+    #[inline]
+    pub fn try_push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
+        self.publisher.try_admit(payload.len())?;
+        Ok(self.publisher.put(tag, payload, |_| self.now_ns))
+    }
+
+    /// Borrows room for a payload of up to `len` bytes, as [`Publisher::loan`] does, for one more message of this batch.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline(always)]
+    pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
+        if !self.publisher.passes(len) {
+            self.admit_late(len)?;
+        }
+        Ok(self.publisher.lend(len, Some(self.now_ns)))
+    }
+
+    /// As [`Batch::loan`], but never waits.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and [`PublishError::Full`] if it would have to wait.
+    #[inline(always)]
+    pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
+        self.publisher.try_admit(len)?;
+        Ok(self.publisher.lend(len, Some(self.now_ns)))
+    }
+
+    /// As [`Publisher::wait_for_room`]. Sleepers are woken first, and what is pushed later has a later timestamp.
+    ///
+    /// # Errors
+    /// As [`Publisher::wait_for_room`].
+    pub fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<(), PublishError> {
+        let outcome = self.publisher.wait_for_room(len, timeout);
+        self.now_ns = self.publisher.clock.now_ns();
+        outcome
+    }
+
+    /// The one whose batch this is.
+    #[must_use]
+    pub const fn publisher(&self) -> &Publisher {
+        self.publisher
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let Publisher { ringer, clock, .. } = &mut *self.publisher;
+        ringer.ring(|| clock.now_ns());
+    }
+}

@@ -1,0 +1,150 @@
+//! Room in the ring for one message, to be filled in place.
+
+use std::io;
+
+use bytemuck::NoUninit;
+
+use super::{PublishError, Publisher};
+use crate::copy;
+use crate::ring::Place;
+use crate::sync::Ordering;
+use crate::words::{WORD_BYTES, words_for};
+
+/// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`],
+/// [`Loan::push_typed`] or [`Loan::push_words`].
+#[derive(Debug)]
+#[must_use = "a loan publishes nothing until it is committed"]
+pub struct Loan<'p> {
+    publisher: &'p mut Publisher,
+    place: Place,
+    /// Bytes that there is room for.
+    len: usize,
+    /// Bytes written so far.
+    written: usize,
+    /// The bytes of the word that is not full yet: the publisher never reads the segment.
+    partial: u64,
+    /// The timestamp of the batch that it is part of.
+    batch_ns: Option<u64>,
+}
+
+impl<'p> Loan<'p> {
+    #[inline(always)]
+    pub(super) const fn new(publisher: &'p mut Publisher, place: Place, len: usize, batch_ns: Option<u64>) -> Self {
+        Self {
+            publisher,
+            place,
+            len,
+            written: 0,
+            partial: 0,
+            batch_ns,
+        }
+    }
+}
+
+impl Loan<'_> {
+    /// Bytes that there is room left for.
+    #[must_use]
+    pub const fn remaining(&self) -> usize {
+        self.len - self.written
+    }
+
+    /// Appends the bytes of `value`.
+    ///
+    /// # Errors
+    /// If there is no room left for them; nothing is appended then.
+    #[inline]
+    pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), PublishError> {
+        self.push(bytemuck::bytes_of(value))
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// If there is no room left for them; nothing is appended then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
+        if bytes.len() > self.remaining() {
+            return Err(PublishError::TooLong {
+                len: self.written.saturating_add(bytes.len()),
+                max: self.len,
+            });
+        }
+        let filled = self.written % WORD_BYTES;
+        let (head, rest) = bytes.split_at(bytes.len().min((WORD_BYTES - filled) % WORD_BYTES));
+        let memory = self.publisher.segment.memory();
+        let at = |written: usize| self.place.start + written / WORD_BYTES;
+        if !head.is_empty() {
+            let mut word = self.partial.to_ne_bytes();
+            word[filled..filled + head.len()].copy_from_slice(head);
+            self.partial = u64::from_ne_bytes(word);
+            memory[at(self.written)].store(self.partial, Ordering::Relaxed);
+            self.written += head.len();
+        }
+        if !rest.is_empty() {
+            let start = at(self.written);
+            copy::store(&memory[start..start + words_for(rest.len())], rest);
+            self.partial = copy::word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
+            self.written += rest.len();
+        }
+        Ok(())
+    }
+
+    /// Appends `words` as they come, each as its bytes lie in memory: for who makes the message up as it is written, and
+    /// needs no buffer to make it up in. Words that lie in memory already are better pushed as bytes. `words` may lie about
+    /// how many they are: those that there is no room for are left out.
+    ///
+    /// # Errors
+    /// If there is no room left for as many as they say; nothing is appended then.
+    #[inline(always)]
+    pub fn push_words(&mut self, words: impl ExactSizeIterator<Item = u64>) -> Result<(), PublishError> {
+        let room = self.remaining() / WORD_BYTES;
+        if words.len() > room {
+            return Err(PublishError::TooLong {
+                len: self.written.saturating_add(words.len().saturating_mul(WORD_BYTES)),
+                max: self.len,
+            });
+        }
+        let filled = self.written % WORD_BYTES;
+        if filled != 0 {
+            return words.take(room).try_for_each(|word| self.push(&word.to_ne_bytes()));
+        }
+        let start = self.place.start + self.written / WORD_BYTES;
+        let places = &self.publisher.segment.memory()[start..start + room];
+        self.written += copy::store_each(places, words) * WORD_BYTES;
+        Ok(())
+    }
+
+    /// Publishes what was written, with tag 0. Returns its sequence. A loan of a batch has the batch's time, and wakes nobody
+    /// before that is dropped.
+    #[inline(always)]
+    pub fn commit(self) -> u64 {
+        self.commit_tagged(0)
+    }
+
+    /// As [`Loan::commit`], with a tag.
+    #[inline(always)]
+    pub fn commit_tagged(self, tag: u64) -> u64 {
+        let publisher = self.publisher;
+        let now_ns = self.batch_ns.unwrap_or_else(|| publisher.clock.now_ns());
+        publisher.bytes += self.written as u64;
+        let sequence = publisher
+            .writer
+            .commit(publisher.segment.memory(), self.place, self.written, now_ns, tag);
+        if self.batch_ns.is_none() {
+            publisher.ringer.ring(|| now_ns);
+        }
+        sequence
+    }
+}
+
+impl io::Write for Loan<'_> {
+    /// Appends what there is room for.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(self.remaining());
+        self.push(&bytes[..count]).map_err(io::Error::other)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
