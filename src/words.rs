@@ -146,17 +146,11 @@ impl Iterator for Iter<'_> {
     #[inline(always)]
     fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
         let (blocks, rest) = self.0.as_slice().as_chunks();
-        let mut value = init;
-        // Loops, as the folds of slices are not always inlined.
-        for block in blocks {
-            for word in copy::look_at_block(block) {
-                value = f(value, word);
-            }
-        }
-        for word in rest {
-            value = f(value, look(word));
-        }
-        value
+        let folded = blocks
+            .iter()
+            .map(copy::look_at_block)
+            .fold(init, |value, block| block.into_iter().fold(value, &mut f));
+        rest.iter().map(look).fold(folded, f)
     }
 }
 
