@@ -175,15 +175,40 @@ pub struct LosslessSubscriber {
 /// Most messages that are given back together.
 const MOST_TOGETHER: u64 = 64;
 
+/// What was given back, where that is not done message by message.
+#[derive(Debug)]
+struct Returns {
+    /// How many are given back together: far fewer than there are slots.
+    together: u64,
+    /// The sequence up to which all were given back.
+    up_to: u64,
+}
+
+impl Returns {
+    fn new(subscriber: &Subscriber) -> Self {
+        let slots = subscriber.segment().geometry().slot_count();
+        Self {
+            together: (slots / 8).clamp(1, MOST_TOGETHER),
+            up_to: subscriber.cursor(),
+        }
+    }
+
+    /// Gives back what was read before `cursor`, if that is enough by now.
+    #[inline(always)]
+    fn come_to(&mut self, cursor: u64, lease: &Lease) {
+        if cursor - self.up_to >= self.together {
+            lease.advance(cursor);
+            self.up_to = cursor;
+        }
+    }
+}
+
 /// A lossless subscriber that gives back messages some at a time: each time costs a line of memory that goes from one
 /// processor to the other and back, and a publisher that waits for room is better off with room for some.
 #[derive(Debug)]
 pub(crate) struct InAdvance<'a> {
     subscriber: &'a mut LosslessSubscriber,
-    /// How many are given back together.
-    together: u64,
-    /// The sequence up to which all were given back.
-    returned: u64,
+    returns: Returns,
 }
 
 impl InAdvance<'_> {
@@ -205,11 +230,8 @@ impl InAdvance<'_> {
     #[inline(always)]
     fn note<R>(&mut self, outcome: &Poll<R>) {
         if matches!(outcome, Poll::Message(_)) {
-            let cursor = self.subscriber.subscriber.cursor();
-            if cursor - self.returned >= self.together {
-                self.subscriber.lease.advance(cursor);
-                self.returned = cursor;
-            }
+            let LosslessSubscriber { subscriber, lease } = &*self.subscriber;
+            self.returns.come_to(subscriber.cursor(), lease);
         } else {
             self.subscriber.note(outcome);
         }
@@ -274,19 +296,15 @@ impl LosslessSubscriber {
     /// publisher and this subscriber less than one by one.
     #[inline]
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
-        let together = self.together();
+        let mut returns = Returns::new(&self.subscriber);
         let (reader, words) = self.subscriber.parts();
         let mut course = reader.course();
-        let mut returned = course.cursor();
         let poll = || {
             let outcome = course.poll(words, &mut read);
             if let Poll::Lapped { .. } = outcome {
                 course.set_chased(self.lease.is_evicted());
             }
-            if course.cursor() - returned >= together {
-                returned = course.cursor();
-                self.lease.advance(returned);
-            }
+            returns.come_to(course.cursor(), &self.lease);
             outcome
         };
         let messages = subscriber::drain(limit, poll, each);
@@ -312,17 +330,10 @@ impl LosslessSubscriber {
         }
     }
 
-    /// How many messages are given back together, where they are not one by one: far fewer than there are slots.
-    fn together(&self) -> u64 {
-        let slots = self.subscriber.segment().geometry().slot_count();
-        (slots / 8).clamp(1, MOST_TOGETHER)
-    }
-
     /// Lets `take` poll without giving back each message at once. All are given back when this returns.
     pub(crate) fn in_advance<R>(&mut self, take: impl FnOnce(&mut InAdvance<'_>) -> R) -> R {
         let taken = take(&mut InAdvance {
-            together: self.together(),
-            returned: self.subscriber.cursor(),
+            returns: Returns::new(&self.subscriber),
             subscriber: self,
         });
         self.lease.advance(self.subscriber.cursor());
