@@ -32,8 +32,8 @@ use crate::{ring, sys};
 /// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
 /// trailing wake takes.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
-/// While the service thread makes the wakes, it is not found out for messages within this time whether they make one: less
-/// than WAKE_INTERVAL, so that no pause is overlooked.
+/// How long the publisher leaves it at its last decision whether a message makes a wake, while the service thread makes them:
+/// less than WAKE_INTERVAL, so that no pause is overlooked.
 const QUIET_NS: u64 = WAKE_INTERVAL.as_nanos() as u64 / 2;
 /// How often the publisher itself makes wakes while messages follow that fast and nobody is found asleep, and how often
 /// the service thread makes those that it withheld.
@@ -110,10 +110,10 @@ fn futex_wait(word: &AtomicU64, seen: u64, timeout: Duration) {
 pub(crate) struct Ringer {
     bell: Arc<Bell>,
     segment: Arc<Segment>,
-    /// When the last message was published, when it was last found out whether one makes a wake, and when the readers were
+    /// When the last message was published, when it was last decided whether one makes a wake, and when the readers were
     /// last woken, on the clock of the timestamps.
     last_message_ns: u64,
-    looked_ns: u64,
+    decided_ns: u64,
     last_wake_ns: u64,
     /// How long after that a message makes a wake, however soon it follows another.
     wake_interval: Duration,
@@ -125,7 +125,7 @@ impl Ringer {
             bell,
             segment,
             last_message_ns: 0,
-            looked_ns: 0,
+            decided_ns: 0,
             last_wake_ns: 0,
             wake_interval: WAKE_INTERVAL,
         }
@@ -141,7 +141,7 @@ impl Ringer {
         }
         let now_ns = now_ns();
         // A clock that was set back counts as a long time.
-        if self.bell.wakes.is_left_alone(asked) && now_ns.wrapping_sub(self.looked_ns) < QUIET_NS {
+        if self.bell.wakes.is_left_alone(asked) && now_ns.wrapping_sub(self.decided_ns) < QUIET_NS {
             self.last_message_ns = now_ns;
             return;
         }
@@ -158,7 +158,7 @@ impl Ringer {
             // A clock that was set back counts as a long time.
             let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
             let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
-            (self.last_message_ns, self.looked_ns) = (now_ns, now_ns);
+            (self.last_message_ns, self.decided_ns) = (now_ns, now_ns);
             if pause >= WAKE_INTERVAL || since_wake >= self.wake_interval {
                 self.last_wake_ns = now_ns;
                 let woken = wake_some_readers(&self.segment, A_FEW);
