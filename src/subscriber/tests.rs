@@ -179,7 +179,9 @@ fn messages_of_a_batch_have_one_time_and_a_loan_that_is_given_up_is_none_of_them
 
     let mut batch = server.publisher().batch();
     batch.push(1, b"pushed").unwrap();
-    std::thread::sleep(Duration::from_micros(10));
+    // Until the clock has moved on.
+    let pushed_at = std::time::Instant::now();
+    while pushed_at.elapsed() < Duration::from_micros(10) {}
     let mut loan = batch.loan(100).unwrap();
     loan.push(b"lent").unwrap();
     loan.commit_tagged(2);
