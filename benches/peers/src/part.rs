@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -118,11 +119,26 @@ impl Run {
         })
     }
 
-    /// The processor of a part. Where there are too few, readers share.
-    fn cpu(&self, part: Part) -> usize {
+    /// Which of the processors is that of a part. Where there are too few, readers share.
+    fn place(&self, part: Part) -> usize {
         match part {
-            0 => self.cpus[0],
-            part => self.cpus[1 + (part - 1) % (self.cpus.len() - 1)],
+            0 => 0,
+            part => 1 + (part - 1) % (self.cpus.len() - 1),
+        }
+    }
+
+    /// The processor of a part.
+    fn cpu(&self, part: Part) -> usize {
+        self.cpus[self.place(part)]
+    }
+
+    /// The processors of the threads that a peer starts in a part: all, so that they work beside what is timed. In a round
+    /// trip there is nothing to do beside it, and a thread that is woken on another processor costs some 20 us more. Left to
+    /// the scheduler, that is a toss of a coin for each run.
+    fn cpus_for_threads(&self, part: Part) -> &[usize] {
+        match self.work {
+            Work::RoundTrip { .. } => slice::from_ref(&self.cpus[self.place(part)]),
+            Work::Stream { .. } | Work::Large { .. } => &self.cpus,
         }
     }
 
@@ -161,8 +177,8 @@ struct Scene<'r> {
 
 /// Plays a part of a run with a peer.
 pub fn play<P: Peer>(peer: &P, part: Part, run: &Run) -> Result<Report> {
-    // Threads that the peer starts may use all processors of the run, what is timed gets one of its own.
-    cpus::keep_to(&run.cpus)?;
+    // What is timed gets a processor of its own, and so do the threads that the peer starts: see `Run::cpus_for_threads`.
+    cpus::keep_to(run.cpus_for_threads(part))?;
     let mut scene = Scene {
         run,
         part,
