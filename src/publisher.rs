@@ -322,13 +322,6 @@ impl Publisher {
         }
     }
 
-    /// Goes on as if `sequence` messages had been published, and an arena filled up to word `position`.
-    #[cfg(test)]
-    pub(crate) fn skip_to(&mut self, sequence: u64, position: u64) {
-        self.writer = Writer::far_along(*self.geometry(), sequence, position);
-        self.segment.memory()[crate::layout::HEAD_WORD].store(sequence << 1, crate::sync::Ordering::Relaxed);
-    }
-
     /// The segment's words, for tests that break the protocol.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> &[crate::sync::AtomicU64] {

@@ -5,7 +5,8 @@
 //! publisher must not achieve: a panic, a look outside of the ring, or a cursor that goes back.
 
 use super::*;
-use crate::words::WORD_BYTES;
+use crate::sync::AtomicU64;
+use crate::words::{WORD_BYTES, words_for};
 
 /// Orders, to be taken byte by byte. Zeros follow the last.
 #[derive(Debug)]

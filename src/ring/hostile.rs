@@ -7,8 +7,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::*;
-use crate::words::WORD_BYTES;
+use crate::sync::AtomicU64;
 use crate::words::watch;
+use crate::words::{WORD_BYTES, words_for};
 
 /// Reads of one run of the test; more with LAPWING_HOSTILE_READS.
 const READS: u64 = 600_000;
@@ -143,12 +144,12 @@ impl Stage {
             .map(|_| AtomicU64::new(0))
             .collect();
         let mut writer = Writer::new(geometry);
-        writer.next = [0, 1 << 32, MAX_SEQUENCE - 300][random.below(3) as usize];
+        writer.go_on_from(&memory, [0, 1 << 32, MAX_SEQUENCE - 300][random.below(3) as usize], 0);
         for _ in 0..random.below(200) {
             let len = random.below(geometry.max_message_bytes() as u64 + 1);
             writer.publish(&memory, &vec![7; len as usize], || 0, 0);
         }
-        let wanted = Rc::new(Cell::new(writer.next));
+        let wanted = Rc::new(Cell::new(writer.next()));
         let stranger = Stranger {
             memory: memory.clone(),
             geometry,

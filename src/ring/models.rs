@@ -9,6 +9,7 @@ use loom::thread;
 
 use super::*;
 use crate::futex_model::Futex;
+use crate::sync::AtomicU64;
 use crate::words::WORD_BYTES;
 
 struct Ring {

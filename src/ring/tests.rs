@@ -1,16 +1,9 @@
 //! The ring on plain memory, one thread: lengths, laps, joins, ends, and what a hostile publisher may write.
 
 use super::*;
+use crate::copy;
+use crate::sync::AtomicU64;
 use crate::words::WORD_BYTES;
-
-impl Writer {
-    /// Goes on as if so much had been published before.
-    pub(crate) fn go_on_from(&mut self, memory: &[AtomicU64], sequence: u64, position: u64) {
-        self.next = sequence;
-        self.position = position;
-        memory[HEAD_WORD].store(sequence << 1, Ordering::Relaxed);
-    }
-}
 
 struct Ring {
     memory: Vec<AtomicU64>,

@@ -309,7 +309,7 @@ impl Stage {
         let segment = owned.share();
         let gate = Arc::new(crate::gate::Gate::new(&geometry, None));
         let mut publisher = Publisher::new(owned, Arc::new(Bell::new()), gate);
-        publisher.skip_to(shape.sequence, shape.position);
+        publisher.go_on_from(shape.sequence, shape.position);
         let seat = |on_lap| {
             let subscriber = Subscriber::on(segment.clone(), Join::New).with_on_lap(on_lap);
             let seat = Seat {

@@ -1,0 +1,419 @@
+//! A reader's end of the ring: a cursor, and what is to be believed of the slot that it points at.
+
+use super::view::View;
+use super::{
+    BODY, FIRST_WORDS, LARGE, LENGTH, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended, head,
+    is_retained, ready, writing,
+};
+use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
+use crate::sync::{Ordering, fence};
+use crate::words::{WordArray, Words, words_for};
+
+/// A message that was read: where it stood, and what was made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received<T> {
+    /// Its place in the stream, from 0.
+    pub sequence: u64,
+    /// When it was published, in nanoseconds since 1970 on the server's clock.
+    pub timestamp_ns: u64,
+    /// The publisher's 64 bits to sort messages by.
+    pub tag: u64,
+    /// Bytes of its payload.
+    pub len: usize,
+    /// What the reading closure made of it.
+    pub value: T,
+}
+
+/// What one poll found. Losing messages is news, not an error: the stream goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a poll that is not looked at may hide lost messages"]
+#[non_exhaustive]
+pub enum Poll<T> {
+    /// The next message.
+    Message(Received<T>),
+    /// The next message is not there yet.
+    Empty,
+    /// The publisher overwrote messages before they were read: `first..first + missed` are lost. The next poll goes on
+    /// behind them.
+    Lapped {
+        /// The first sequence that was lost.
+        first: u64,
+        /// How many were lost, exactly.
+        missed: u64,
+    },
+    /// The publisher ended the stream and all of it has been read.
+    Ended,
+    /// The publisher died without ending the stream, and all that it published has been read. Only a blocking receive
+    /// finds this out.
+    Dead,
+    /// The segment breaks the protocol at this sequence: whoever writes it cannot be believed. Nothing more will come.
+    Corrupt {
+        /// Where it was noticed.
+        sequence: u64,
+    },
+}
+
+impl<T> Poll<T> {
+    /// The same, with what `f` makes of a message's value.
+    #[inline]
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Poll<U> {
+        match self {
+            Self::Message(Received {
+                sequence,
+                timestamp_ns,
+                tag,
+                len,
+                value,
+            }) => Poll::Message(Received {
+                sequence,
+                timestamp_ns,
+                tag,
+                len,
+                value: f(value),
+            }),
+            Self::Empty => Poll::Empty,
+            Self::Lapped { first, missed } => Poll::Lapped { first, missed },
+            Self::Ended => Poll::Ended,
+            Self::Dead => Poll::Dead,
+            Self::Corrupt { sequence } => Poll::Corrupt { sequence },
+        }
+    }
+}
+
+/// Where a lapped reader goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLap {
+    /// At the oldest message that it has a fair chance to read before the publisher is there again: a quarter of the
+    /// ring ahead of it.
+    #[default]
+    Retained,
+    /// At the newest message.
+    Newest,
+}
+
+/// The first words of a slot, as a reader sees them.
+type Slot<'a> = WordArray<'a, FIRST_WORDS>;
+
+/// A reader's end: a cursor. The segment's words are passed in and only loaded from.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    geometry: Geometry,
+    /// The sequence wanted next.
+    cursor: u64,
+    on_lap: OnLap,
+    /// Where it was placed: what it misses there was gone before it came.
+    placed: u64,
+    /// It is given a head start where it was overtaken.
+    is_chased: bool,
+    /// Words of the last payload that it read in the arena.
+    large_words: u64,
+}
+
+impl Reader {
+    pub(crate) fn new(geometry: Geometry, cursor: u64) -> Self {
+        Self {
+            geometry,
+            cursor: cursor.min(MAX_SEQUENCE),
+            on_lap: OnLap::Retained,
+            placed: cursor.min(MAX_SEQUENCE),
+            is_chased: true,
+            large_words: 0,
+        }
+    }
+
+    pub(crate) const fn on_lap(mut self, on_lap: OnLap) -> Self {
+        self.on_lap = on_lap;
+        self
+    }
+
+    /// Whether the publisher may overtake it. One with a claim may miss what was overwritten before that, and then goes on
+    /// at the very next message that is there.
+    pub(crate) const fn set_chased(&mut self, is_chased: bool) {
+        self.is_chased = is_chased;
+    }
+
+    pub(crate) const fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    pub(crate) fn seek(&mut self, cursor: u64) {
+        self.cursor = cursor.min(MAX_SEQUENCE);
+        self.placed = self.cursor;
+    }
+
+    /// Whether a poll would find anything but `Empty`. Loads one word.
+    #[inline]
+    pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {
+        let at = self.geometry.slot_at(self.cursor);
+        let stamp = words.load(at + STAMP);
+        expect(&self.geometry, words, at, self.cursor, stamp);
+        stamp >= ready(self.cursor)
+    }
+
+    /// Whether message `sequence`, or a newer one in its slot, is wholly there, or the stream ended before it. What its
+    /// publisher stored for it, and before it, is seen by the loads that follow.
+    pub(crate) fn is_there(&self, words: Words<'_>, sequence: u64) -> bool {
+        let stamp = words.load(self.geometry.slot_at(sequence) + STAMP);
+        // R1, pairs with W2.
+        fence(Ordering::Acquire);
+        stamp >= ready(sequence)
+    }
+
+    /// How many messages are an eighth of what the ring retains, if they go on as they were.
+    pub(crate) fn eighth(&self) -> u64 {
+        let slots = self.geometry.slot_count();
+        let messages = self.geometry.arena_words().checked_div(self.large_words);
+        messages.map_or(slots, |messages| messages.min(slots)) / 8
+    }
+
+    /// The head word, to sleep for as long as it stays the same; `None` if a poll would find something.
+    pub(crate) fn sleep_word(&self, words: Words<'_>) -> Option<u64> {
+        let seen = words.load(HEAD_WORD);
+        // S2, pairs with S1: a message whose head was seen above is seen below.
+        fence(Ordering::Acquire);
+        (!self.is_ready(words)).then_some(seen)
+    }
+
+    /// Looks once at the slot that the cursor points at. `read` makes what it wants of the message in place; its
+    /// result counts only if the message was not overwritten meanwhile.
+    #[inline(always)]
+    pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
+        self.course().poll(words, read)
+    }
+
+    /// Sets out to look at many slots in a row.
+    #[inline(always)]
+    pub(crate) const fn course(&mut self) -> Course<'_> {
+        Course {
+            geometry: self.geometry,
+            cursor: self.cursor,
+            reader: self,
+        }
+    }
+
+    /// What keeps the message at the cursor from being read.
+    #[cold]
+    fn obstacle(&mut self, words: Words<'_>, odd: Odd) -> Obstacle {
+        match odd {
+            Odd::NotReady(stamp) => self.not_ready(words, stamp),
+            Odd::Implausible => self.implausible(words),
+            Odd::Overtaken => self.lapped(words),
+        }
+    }
+
+    /// Length and position made no sense: they are of a newer message, or the publisher breaks the protocol.
+    fn implausible(&mut self, words: Words<'_>) -> Obstacle {
+        // R2, pairs with W1: had a newer message been begun, its stamp is seen now.
+        fence(Ordering::Acquire);
+        if words.load(self.geometry.slot_at(self.cursor) + STAMP) == ready(self.cursor) {
+            return Obstacle::Corrupt { sequence: self.cursor };
+        }
+        self.lapped(words)
+    }
+
+    fn not_ready(&mut self, words: Words<'_>, stamp: u64) -> Obstacle {
+        if stamp == ended(self.cursor) {
+            return Obstacle::Ended;
+        }
+        let ahead = (stamp >> 2) - self.cursor;
+        if !ahead.is_multiple_of(self.geometry.slot_count()) {
+            return Obstacle::Corrupt { sequence: self.cursor };
+        }
+        self.lapped(words)
+    }
+
+    /// Moves the cursor past what was overwritten. Looks at 131,072 slots at most.
+    fn lapped(&mut self, words: Words<'_>) -> Obstacle {
+        let first = self.cursor;
+        if first >= MAX_SEQUENCE {
+            return Obstacle::Corrupt { sequence: first };
+        }
+        let head = head(words).next;
+        // A reader that comes late is given the oldest there is; one that was overtaken, a head start.
+        let share = u64::from(self.is_chased && first != self.placed);
+        let slots = self.geometry.slot_count();
+        self.cursor = match self.on_lap {
+            OnLap::Newest => (first + 1).max(head.saturating_sub(1)),
+            OnLap::Retained => {
+                let start = (first + 1).max(head.saturating_sub(slots - slots / 4 * share));
+                let is_retained = |next, slack| is_retained(&self.geometry, words, next, slack);
+                let slack = self.geometry.arena_words() / 4 * share;
+                // A message may be so large that only the newest of its kind is there at all.
+                let newest = || (start..head).next_back().filter(|&next| is_retained(next, 0));
+                (start..head)
+                    .take(MOST_LOOKS)
+                    .find(|&next| is_retained(next, slack))
+                    .or_else(newest)
+                    .unwrap_or(start.max(head))
+            }
+        };
+        Obstacle::Lapped {
+            first,
+            missed: self.cursor - first,
+        }
+    }
+}
+
+/// A reader under way: its cursor and the sizes of the ring in registers, where a poll of its own would load and store them
+/// each time. The reader goes on where this one was when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Course<'a> {
+    geometry: Geometry,
+    cursor: u64,
+    reader: &'a mut Reader,
+}
+
+impl Course<'_> {
+    pub(crate) const fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// As [`Reader::set_chased`].
+    pub(crate) const fn set_chased(&mut self, is_chased: bool) {
+        self.reader.set_chased(is_chased);
+    }
+
+    /// As [`Reader::poll`].
+    #[inline(always)]
+    pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
+        match look_at(&self.geometry, words, self.cursor, read) {
+            Ok((message, position)) => {
+                if position.is_some() {
+                    self.reader.large_words = words_for(message.len) as u64;
+                }
+                self.cursor += 1;
+                Poll::Message(message)
+            }
+            Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
+                let at = self.geometry.slot_at(self.cursor);
+                expect(&self.geometry, words, at, self.cursor, stamp);
+                Poll::Empty
+            }
+            Err(odd) => {
+                self.reader.cursor = self.cursor;
+                let obstacle = self.reader.obstacle(words, odd);
+                self.cursor = self.reader.cursor;
+                obstacle.told()
+            }
+        }
+    }
+}
+
+impl Drop for Course<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.reader.cursor = self.cursor;
+    }
+}
+
+/// Asks for the second line of the slot at word `at`, where message `sequence` is waited for, so that it comes together with
+/// the stamp and not after it. Not once the message is being written: that would take the line away from its publisher.
+#[inline]
+fn expect(geometry: &Geometry, words: Words<'_>, at: usize, sequence: u64, stamp: u64) {
+    if stamp < writing(sequence) {
+        words.prefetch(at + LINE_WORDS.min(geometry.slot_words() - 1));
+    }
+}
+
+/// Looks at the slot of message `sequence`: the message and its position, if it is large.
+#[inline(always)]
+fn look_at<'w, R>(
+    geometry: &Geometry,
+    words: Words<'w>,
+    sequence: u64,
+    read: impl FnOnce(View<'w>) -> R,
+) -> Result<(Received<R>, Option<u64>), Odd> {
+    let at = geometry.slot_at(sequence);
+    let slot = words.array::<FIRST_WORDS>(at);
+    let before = slot.load(STAMP);
+    if before != ready(sequence) {
+        return Err(Odd::NotReady(before));
+    }
+    // R1, pairs with W2: the loads below see this message or a newer one.
+    fence(Ordering::Acquire);
+    if sequence >= MAX_SEQUENCE {
+        return Err(Odd::Implausible);
+    }
+    let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
+    let (position, payload) = locate(geometry, words, at, slot, len).ok_or(Odd::Implausible)?;
+    let len = (len & !LARGE) as usize;
+    let value = read(View {
+        sequence,
+        timestamp_ns,
+        tag,
+        len,
+        words: payload,
+    });
+    // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
+    fence(Ordering::Acquire);
+    if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
+        return Err(Odd::Overtaken);
+    }
+    let message = Received {
+        sequence,
+        timestamp_ns,
+        tag,
+        len,
+        value,
+    };
+    Ok((message, position))
+}
+
+/// The payload that the length word speaks of, and its position if it is large; `None` if no publisher of this
+/// geometry can have written that.
+#[inline]
+fn locate<'a>(
+    geometry: &Geometry,
+    words: Words<'a>,
+    at: usize,
+    slot: Slot<'a>,
+    length: u64,
+) -> Option<(Option<u64>, Words<'a>)> {
+    let len = length & !LARGE;
+    if length & LARGE == 0 {
+        let fits = len <= geometry.inline_bytes() as u64;
+        return fits.then(|| (None, words.slice(at + BODY, words_for(len as usize))));
+    }
+    if len > geometry.max_message_bytes() as u64 {
+        return None;
+    }
+    let position = slot.load(BODY);
+    let offset = position & (geometry.arena_words() - 1);
+    let count = words_for(len as usize);
+    if offset + count as u64 > geometry.arena_words() {
+        return None;
+    }
+    Some((
+        Some(position),
+        words.slice(geometry.arena_at() + offset as usize, count),
+    ))
+}
+
+/// Why a slot has no message to be read.
+enum Odd {
+    /// It has another stamp, this one.
+    NotReady(u64),
+    /// No publisher of this geometry can have written this, unless it is of two messages.
+    Implausible,
+    /// It was overwritten meanwhile.
+    Overtaken,
+}
+
+/// Why the next message is not to be read. Not a [`Poll`] itself: that would be built in memory, where the compiler then
+/// leaves what is read of every message, too.
+enum Obstacle {
+    Ended,
+    Lapped { first: u64, missed: u64 },
+    Corrupt { sequence: u64 },
+}
+
+impl Obstacle {
+    #[inline]
+    fn told<T>(self) -> Poll<T> {
+        match self {
+            Self::Ended => Poll::Ended,
+            Self::Lapped { first, missed } => Poll::Lapped { first, missed },
+            Self::Corrupt { sequence } => Poll::Corrupt { sequence },
+        }
+    }
+}
