@@ -331,9 +331,9 @@ fn waiting(effort: Effort) {
 }
 
 /// A message at a time over TCP. Returns the median latency, and what publishing took.
-fn over_tcp(effort: Effort, spin: bool) -> Figures {
+fn over_tcp(effort: Effort, set: impl FnOnce(&mut ServerOptions)) -> Figures {
     let count = effort.of(2000);
-    let mut stand = Stand::new("tcp", |options| options.service_spin = spin);
+    let mut stand = Stand::new("tcp", set);
     let addresses = stand.server.addresses().to_vec();
     let incarnation = stand.server.info().incarnation;
     let mut subscriber = RemoteSubscriber::connect(&addresses, incarnation, Join::New, PATIENCE).expect("it is there");
@@ -361,8 +361,33 @@ fn spinning_server(effort: Effort) {
         effort,
         "server --spin",
         &figures,
-        || over_tcp(effort, false),
-        || over_tcp(effort, true),
+        || over_tcp(effort, |_| ()),
+        || over_tcp(effort, |options| options.service_spin = true),
+    );
+}
+
+/// The service thread on the CPU of a publisher that sleeps between its messages, not on another.
+fn service_cpu(effort: Effort) {
+    let all = Cpus::of_this_thread().expect("its CPUs");
+    if all.iter().count() < 2 {
+        return println!("--service-cpu: needs two CPUs");
+    }
+    let (own, other) = (all.in_turn(0), all.in_turn(1));
+    let served_on = |cpus: Cpus| {
+        thread::scope(|scope| {
+            let publisher = scope.spawn(move || {
+                own.pin_this_thread().expect("a CPU of this thread");
+                over_tcp(effort, |options| options.service_cpus = Some(cpus))
+            });
+            publisher.join().expect("all arrive")
+        })
+    };
+    compare(
+        effort,
+        "--service-cpu as --cpu",
+        &["publish to receive over TCP p50, ns", "publish p50, ns"],
+        || served_on(other),
+        || served_on(own),
     );
 }
 
@@ -434,11 +459,12 @@ fn main() {
         "{:34} {:34} {:>6}  {:>13}  {:>12}",
         "option", "figure", "ratio", "quartiles", "without"
     );
-    let all: [(&str, Measure); 7] = [
+    let all: [(&str, Measure); 8] = [
         ("cpu", pinning),
         ("huge-pages", huge_pages),
         ("prefault", prefault),
         ("server-spin", spinning_server),
+        ("service-cpu", service_cpu),
         ("client-wait", waiting),
         ("slot-size", slot_size),
         ("ring-size", ring_size),
