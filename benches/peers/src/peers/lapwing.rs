@@ -49,20 +49,46 @@ enum Wait {
     By(WaitStrategy),
 }
 
+/// Slots of a ring for streams, and its arena. Messages that are sent one at a time need no more slots than there are by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ring {
+    /// As the server has it if it is not told.
+    Default,
+    /// An arena that stays in a cache that processors share, but not in those that one has alone.
+    Cached,
+    /// Larger than all caches.
+    Vast,
+}
+
+impl Ring {
+    const fn slots(self) -> Option<u64> {
+        match self {
+            Self::Default => None,
+            Self::Cached => Some(65_536),
+            Self::Vast => Some(1_048_576),
+        }
+    }
+
+    /// Least bytes of the arena.
+    const fn arena(self) -> u64 {
+        match self {
+            Self::Default => 64 << 10,
+            Self::Cached => 4 << 20,
+            Self::Vast => 64 << 20,
+        }
+    }
+}
+
 struct Lapwing {
     name: &'static str,
     settings: &'static str,
     publish: Publish,
     receive: Receive,
     wait: Wait,
-    /// Slots of a ring for streams, the server's default if `None`. Messages that are sent one at a time need no more than that.
-    slots: Option<u64>,
+    ring: Ring,
     fits: fn(Work) -> bool,
 }
 
-const LARGE_RING: Option<u64> = Some(65_536);
-/// Bytes of an arena that is to stay in the processors' caches.
-const CACHED: u64 = 4 << 20;
 /// Messages of a stream that are looked at in one go.
 const DRAINED: usize = 256;
 /// Longer than any message takes.
@@ -97,14 +123,14 @@ const fn is_for_network(work: Work) -> bool {
 const ADAPTIVE: Wait = Wait::By(WaitStrategy::Adaptive);
 const SPIN: Wait = Wait::By(WaitStrategy::Spin);
 
-const WAYS: [Lapwing; 9] = [
+const WAYS: [Lapwing; 10] = [
     Lapwing {
         name: "Lapwing",
         settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `drain`.",
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
-        slots: None,
+        ring: Ring::Default,
         fits: is_awake,
     },
     Lapwing {
@@ -113,7 +139,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: Wait::Not,
-        slots: None,
+        ring: Ring::Default,
         fits: is_round_trip_awake,
     },
     Lapwing {
@@ -123,8 +149,17 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
-        slots: LARGE_RING,
+        ring: Ring::Cached,
         fits: is_awake,
+    },
+    Lapwing {
+        name: "Lapwing, in place, vast ring",
+        settings: "The same with 1,048,576 slots and an arena of 64 MiB, which no cache holds: for processors that share none.",
+        publish: Publish::InPlace,
+        receive: Receive::Lossy,
+        wait: SPIN,
+        ring: Ring::Vast,
+        fits: |work| matches!(work, Work::Stream { readers: 1, .. } | Work::Large { .. }),
     },
     Lapwing {
         name: "Lapwing, batches",
@@ -132,7 +167,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::Batch,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
-        slots: LARGE_RING,
+        ring: Ring::Cached,
         fits: is_stream,
     },
     Lapwing {
@@ -142,7 +177,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::InPlace,
         receive: Receive::Lossless,
         wait: ADAPTIVE,
-        slots: LARGE_RING,
+        ring: Ring::Cached,
         fits: is_stream,
     },
     Lapwing {
@@ -151,7 +186,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::InPlace,
         receive: Receive::Held,
         wait: SPIN,
-        slots: LARGE_RING,
+        ring: Ring::Cached,
         fits: |work| matches!(work, Work::Stream { .. } | Work::Large { .. }),
     },
     Lapwing {
@@ -160,7 +195,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: Wait::By(WaitStrategy::Block),
-        slots: None,
+        ring: Ring::Default,
         fits: is_asleep,
     },
     Lapwing {
@@ -169,7 +204,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::Batch,
         receive: Receive::Remote { is_lossless: false },
         wait: Wait::Not,
-        slots: LARGE_RING,
+        ring: Ring::Cached,
         fits: is_for_network,
     },
     Lapwing {
@@ -178,7 +213,7 @@ const WAYS: [Lapwing; 9] = [
         publish: Publish::Batch,
         receive: Receive::Remote { is_lossless: true },
         wait: Wait::Not,
-        slots: LARGE_RING,
+        ring: Ring::Cached,
         fits: |work| matches!(work, Work::Stream { readers: 1, .. }),
     },
 ];
@@ -199,11 +234,9 @@ impl Lapwing {
         matches!(self.receive, Receive::Remote { .. })
     }
 
-    /// Bytes of the arena: what a default ring has or room for four messages, and with settings of its own what stays in the
-    /// caches that processors share, but not in those that one has alone.
+    /// Bytes of the arena: room for four messages at least.
     fn arena(&self, len: usize) -> u64 {
-        let least = if self.slots.is_some() { CACHED } else { 64 << 10 };
-        least.max(4 * len as u64).next_power_of_two()
+        self.ring.arena().max(4 * len as u64).next_power_of_two()
     }
 }
 
@@ -228,7 +261,7 @@ impl Peer for Lapwing {
     fn sender(&self, link: &Link) -> Result<LapwingSender> {
         let mut options = ServerOptions::new("peer".parse()?);
         options.info_dir = link.directory.clone();
-        options.slots = self.slots.filter(|_| link.work.is_stream());
+        options.slots = self.ring.slots().filter(|_| link.work.is_stream());
         options.ring_bytes = self.arena(link.work.len());
         options.max_message_bytes = Some(link.work.len() as u64);
         options.shared_memory = !self.is_remote();
