@@ -28,6 +28,8 @@
 //!   S1 with S2: who saw the head behind message n sees its stamp, and does not sleep on that head.
 //! ```
 //!
+//! The publisher's side is in `writer.rs`, a reader's in `reader.rs`.
+//!
 //! Stamps only grow and sequences are dense from 0, so a stamp tells a reader what it missed, exactly. The publisher
 //! keeps its cursors in private memory and never reads the segment; readers treat everything in it as a claim.
 //! A payload lies in one piece: one that would cross the arena's end begins at its start instead. The floor is one
