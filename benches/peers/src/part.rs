@@ -119,17 +119,13 @@ impl Run {
         })
     }
 
-    /// Which of the processors is that of a part. Where there are too few, readers share.
-    fn place(&self, part: Part) -> usize {
-        match part {
+    /// The processor of a part. Where there are too few, readers share.
+    fn cpu(&self, part: Part) -> &[usize] {
+        let place = match part {
             0 => 0,
             part => 1 + (part - 1) % (self.cpus.len() - 1),
-        }
-    }
-
-    /// The processor of a part.
-    fn cpu(&self, part: Part) -> usize {
-        self.cpus[self.place(part)]
+        };
+        slice::from_ref(&self.cpus[place])
     }
 
     /// The processors of the threads that a peer starts in a part: all, so that they work beside what is timed. In a round
@@ -137,7 +133,7 @@ impl Run {
     /// the scheduler, that is a toss of a coin for each run.
     fn cpus_for_threads(&self, part: Part) -> &[usize] {
         match self.work {
-            Work::RoundTrip { .. } => slice::from_ref(&self.cpus[self.place(part)]),
+            Work::RoundTrip { .. } => self.cpu(part),
             Work::Stream { .. } | Work::Large { .. } => &self.cpus,
         }
     }
@@ -177,7 +173,7 @@ struct Scene<'r> {
 
 /// Plays a part of a run with a peer.
 pub fn play<P: Peer>(peer: &P, part: Part, run: &Run) -> Result<Report> {
-    // What is timed gets a processor of its own, and so do the threads that the peer starts: see `Run::cpus_for_threads`.
+    // For the threads that the peer starts. What is timed gets a processor of its own in any case.
     cpus::keep_to(run.cpus_for_threads(part))?;
     let mut scene = Scene {
         run,
@@ -263,7 +259,7 @@ impl Scene<'_> {
     /// Does the work between two probes.
     fn perform(mut self, work: impl FnOnce(&Self) -> Result<Option<Figures>>) -> Result<Report> {
         self.stage.meet()?;
-        cpus::keep_to(&[self.run.cpu(self.part)])?;
+        cpus::keep_to(self.run.cpu(self.part))?;
         let before = self.probe()?;
         let figures = work(&self)?;
         self.stage.meet()?;
