@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-cargo build --release --quiet
+cargo build --release --quiet --target-dir target
 PATH="$PWD/target/release:$PATH"
 dir=$(mktemp -d)
 servers=
