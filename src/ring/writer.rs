@@ -10,6 +10,10 @@ use crate::words::{WORD_BYTES, words_for};
 
 /// How far ahead of a small message the publisher asks for lines: for 16 of the default size.
 const AHEAD_WORDS: usize = 2 * copy::STORE_AHEAD_BYTES / WORD_BYTES;
+/// For payloads of which at least `SHORT_IN_STEP` make a step, the floor moves by such a share of the arena at a time: a
+/// reader looks at it after every large message, and finds its line in its own cache for as long as it stays.
+const FLOOR_STEPS: u64 = if cfg!(loom) { 2 } else { 16 };
+const SHORT_IN_STEP: u64 = if cfg!(loom) { 1 } else { 4 };
 
 /// The publisher's end. Its cursors are private; the segment's words are passed in and only stored to.
 #[derive(Debug)]
@@ -91,14 +95,31 @@ impl Writer {
         }
     }
 
-    /// The floor that a message of `len` bytes asks for: every large payload below it is overwritten. 0 if it lies in
-    /// its slot.
+    /// The floor with which `words` may be stored at `position`: every large payload below it is lost. It only grows, and it
+    /// stays below the newest 15/16 of the arena if that is enough.
+    #[inline]
+    const fn floor_under(&self, position: u64, words: u64) -> u64 {
+        let arena = self.geometry.arena_words();
+        let needed = (position + words).saturating_sub(arena);
+        // A message that was given up may have moved the floor further already.
+        if needed <= self.floor {
+            return self.floor;
+        }
+        let step = arena / FLOOR_STEPS;
+        if words <= step / SHORT_IN_STEP {
+            needed + step
+        } else {
+            needed
+        }
+    }
+
+    /// The floor that a message of `len` bytes asks for: every large payload below it is lost. 0 if it lies in its slot.
     pub(crate) fn floor_for(&self, len: usize) -> u64 {
         if len <= self.geometry.inline_bytes() {
             return 0;
         }
         let words = words_for(len) as u64;
-        (self.next_position(words) + words).saturating_sub(self.geometry.arena_words())
+        self.floor_under(self.next_position(words), words)
     }
 
     /// The oldest large message from `since` on: its sequence and its position in the arena. Looks at every slot up to
@@ -119,9 +140,8 @@ impl Writer {
         let position = self.next_position(words);
         // Kept also if the message is given up: the next must not begin below the floor that is raised here.
         self.position = position;
-        let floor = (position + words).saturating_sub(arena);
-        // A message that was given up may have moved the floor further already.
-        if floor > self.floor {
+        let floor = self.floor_under(position, words);
+        if floor != self.floor {
             self.floor = floor;
             memory[FLOOR_WORD].store(floor, Ordering::Relaxed);
         }

@@ -2,7 +2,8 @@
 //! shapes and at all ages, subscribers are told what a queue with the same rule of loss says.
 //!
 //! The queue keeps the newest messages, one fewer than there are slots while a slot is begun or holds the end, and of
-//! the large ones those that lie in the newest arena's worth of words. It knows nothing of stamps, floors or masks.
+//! the large ones those that lie in the newest arena's worth of words, less a sixteenth each time that one buries others which
+//! takes no more than a 64th. It knows nothing of stamps or masks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ enum Flaw {
     KeepsOneMessageFewer,
     BuriesOneWordTooMany,
     BuriesOneWordTooFew,
+    BuriesNoMoreThanItMust,
     ForgetsThatOneWasBegun,
     GivesNoHeadStart,
 }
@@ -87,8 +89,12 @@ impl Queue {
             Flaw::BuriesOneWordTooFew => self.arena_words() + 8,
             _ => self.arena_words(),
         };
-        let buried = self.buried.max((position + words).saturating_sub(window));
-        self.buried = buried;
+        let needed = (position + words).saturating_sub(window);
+        if needed > self.buried {
+            let is_short = words * 64 <= self.arena_words() && self.flaw != Flaw::BuriesNoMoreThanItMust;
+            self.buried = needed + if is_short { self.arena_words() / 16 } else { 0 };
+        }
+        let buried = self.buried;
         self.letters
             .retain(|letter| letter.position.is_none_or(|position| position >= buried));
         Some(position)
@@ -553,6 +559,7 @@ fn queue_with_another_rule_of_loss_is_noticed() {
         Flaw::KeepsOneMessageFewer,
         Flaw::BuriesOneWordTooMany,
         Flaw::BuriesOneWordTooFew,
+        Flaw::BuriesNoMoreThanItMust,
         Flaw::ForgetsThatOneWasBegun,
         Flaw::GivesNoHeadStart,
     ] {
