@@ -1,6 +1,5 @@
 //! Lapwing itself, in several settings.
 
-use std::iter;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -353,7 +352,7 @@ impl Sender for LapwingSender {
 #[inline(always)]
 fn make(loan: Result<Loan<'_>, PublishError>, sequence: u64, len: usize, made: impl FnOnce()) {
     let mut loan = loan.expect("a ring with room for it");
-    let words = iter::repeat_n(sequence, len / size_of::<u64>());
+    let words = (0..len / size_of::<u64>()).map(|_| sequence);
     loan.push_words(words).expect("a loan of as many");
     made();
     loan.commit();
