@@ -92,6 +92,9 @@ impl Loan<'_> {
     /// needs no buffer to make it up in. Words that lie in memory already are better pushed as bytes. `words` may lie about
     /// how many they are: those that there is no room for are left out.
     ///
+    /// A range with `map` is the quickest: the compiler sees that eight more come and makes them at once. Iterators that count
+    /// down at each step, as `repeat_n` and `take` do, cost about twice as much.
+    ///
     /// # Errors
     /// If there is no room left for as many as they say; nothing is appended then.
     #[inline(always)]
