@@ -10,7 +10,7 @@
 //!
 //!       publisher                                     reader
 //!       stamp = writing n              Relaxed        before = stamp                      Relaxed
-//!       large: floor = end - arena     Relaxed    R1  fence                               Acquire
+//!       large: floor >= end - arena    Relaxed    R1  fence                               Acquire
 //!   W1  fence                          Release        length, position: bounded, then used
 //!       length, words, position        Relaxed        words                               Relaxed
 //!   W2  stamp = ready n                Release    R2  fence                               Acquire
@@ -33,7 +33,8 @@
 //! Stamps only grow and sequences are dense from 0, so a stamp tells a reader what it missed, exactly. The publisher
 //! keeps its cursors in private memory and never reads the segment; readers treat everything in it as a claim.
 //! A payload lies in one piece: one that would cross the arena's end begins at its start instead. The floor is one
-//! store however many messages a large one buries.
+//! store however many messages a large one buries, and none for the short ones that it is high enough for: it moves by a
+//! sixteenth of the arena at a time for those, so that readers, who look at it after each, keep its line.
 //!
 //! `head` holds the next sequence twice over plus one bit, closed. It is a hint for those who join or were lapped, and
 //! its low half is the futex word on which readers sleep; polling readers leave its cache line alone. A killed
