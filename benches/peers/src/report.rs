@@ -90,7 +90,7 @@ fn reference(work: Work, about: &About) -> &'static str {
         Work::Stream { readers: 1, .. } if is_remote && about.is_lossless => "Lapwing over TCP, lossless",
         Work::Stream { readers: 1, .. } if is_remote => "Lapwing over TCP",
         Work::Stream { .. } if about.is_lossless => "Lapwing, lossless",
-        Work::Stream { .. } => "Lapwing, batches",
+        Work::Stream { .. } => "Lapwing, in place",
         Work::Large { .. } => "Lapwing, in place",
     }
 }
