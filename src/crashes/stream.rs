@@ -6,12 +6,12 @@ use crate::layout::Geometry;
 use crate::publisher::Publisher;
 
 /// Small, so that slots and arena are used again and again.
-pub const SLOTS: u64 = 8;
+pub const SLOTS: u64 = 32;
 const SLOT_BYTES: u64 = 128;
 /// What a slot takes beside its header.
 pub const INLINE_BYTES: usize = 96;
 /// The longest message takes all of it.
-const ARENA_BYTES: u64 = 4096;
+const ARENA_BYTES: u64 = 16 << 10;
 
 pub fn geometry() -> Geometry {
     Geometry::new(SLOTS, SLOT_BYTES, ARENA_BYTES, Some(ARENA_BYTES)).unwrap()
@@ -128,7 +128,7 @@ const fn len(kind: usize, random: usize) -> usize {
         0..7 => random % 97,
         7..13 => 97 + random % 300,
         13 | 14 => 97 + random % 1500,
-        _ => 2000 + random % 2097,
+        _ => 2000 + random % (ARENA_BYTES as usize - 1999),
     }
 }
 
@@ -164,7 +164,11 @@ impl Arena {
         } else {
             self.position
         };
-        self.floor = self.floor.max((position + words).saturating_sub(ARENA_WORDS));
+        let needed = (position + words).saturating_sub(ARENA_WORDS);
+        if needed > self.floor {
+            let is_short = words <= ARENA_WORDS / 64;
+            self.floor = needed + if is_short { ARENA_WORDS / 16 } else { 0 };
+        }
         // Also if it is given up: what is skipped for it stays skipped.
         self.position = position;
         Some(position)
