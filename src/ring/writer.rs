@@ -11,7 +11,8 @@ use crate::words::{WORD_BYTES, words_for};
 /// How far ahead of a small message the publisher asks for lines: for 16 of the default size.
 const AHEAD_WORDS: usize = 2 * copy::STORE_AHEAD_BYTES / WORD_BYTES;
 /// For payloads of which at least `SHORT_IN_STEP` make a step, the floor moves by such a share of the arena at a time: a
-/// reader looks at it after every large message, and finds its line in its own cache for as long as it stays.
+/// reader looks at it after every large message, and finds its line in its own cache for as long as it stays. (In a model
+/// a step is half of the arena.)
 const FLOOR_STEPS: u64 = if cfg!(loom) { 2 } else { 16 };
 const SHORT_IN_STEP: u64 = if cfg!(loom) { 1 } else { 4 };
 
@@ -95,8 +96,8 @@ impl Writer {
         }
     }
 
-    /// The floor with which `words` may be stored at `position`: every large payload below it is lost. It only grows, and it
-    /// stays below the newest 15/16 of the arena if that is enough.
+    /// The floor with which `words` may be stored at `position`: every large payload below it is lost. It only grows; if it must
+    /// for a short payload, then by a step more than that needs, which those that follow use up.
     #[inline]
     const fn floor_under(&self, position: u64, words: u64) -> u64 {
         let arena = self.geometry.arena_words();
