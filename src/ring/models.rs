@@ -148,11 +148,9 @@ fn reused_arena_never_gives_a_torn_message() {
 
 #[test]
 fn arena_that_was_given_up_before_never_gives_a_torn_message() {
-    // The floor that message 3 needs was stored for message 2 already: only its own W1 stands between that and the words
-    // of message 1.
+    // The floor that message 3 needs was stored for message 2 already. Message 3 overwrites the words of message 1.
     Race {
         from: 1,
-        preemptions: Some(3),
         ..race(4, 128, 5, 2, 2, 1)
     }
     .run();
