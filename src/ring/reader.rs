@@ -28,6 +28,8 @@ pub struct Received<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a poll that is not looked at may hide lost messages"]
 #[non_exhaustive]
+// Its own tag, not one hidden in `T`: from that the compiler would work out anew what each message was, after it was read.
+#[repr(u8)]
 pub enum Poll<T> {
     /// The next message.
     Message(Received<T>),
