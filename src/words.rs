@@ -76,6 +76,12 @@ impl<'a> Words<'a> {
         Self(&self.0[start..start + len])
     }
 
+    /// The `len` words from `start`, if they all lie in this view.
+    #[inline]
+    pub(crate) fn get(self, start: usize, len: usize) -> Option<Self> {
+        self.0.get(start..start + len).map(Self)
+    }
+
     /// Every word in turn, each loaded once. `fold`, and what is made of it (`sum`, `max`, `for_each`), loads eight at a time
     /// where the machine can, and takes half as long as a loop.
     #[inline]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
 use crate::sync::{Ordering, fence};
-use crate::words::{WordArray, Words, words_for};
+use crate::words::{Words, words_for};
 
 /// A message that was read: where it stood, and what was made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +92,6 @@ pub enum OnLap {
     /// At the newest message.
     Newest,
 }
-
-/// The first words of a slot, as a reader sees them.
-type Slot<'a> = WordArray<'a, FIRST_WORDS>;
 
 /// A reader's end: a cursor. The segment's words are passed in and only loaded from.
 #[derive(Debug, Clone)]
@@ -325,9 +322,9 @@ fn look_at<'w, R>(
     sequence: u64,
     read: impl FnOnce(View<'w>) -> R,
 ) -> Result<(Received<R>, Option<u64>), Odd> {
-    let at = geometry.slot_at(sequence);
-    let slot = words.array::<FIRST_WORDS>(at);
-    let before = slot.load(STAMP);
+    let slot = words.slice(geometry.slot_at(sequence), geometry.slot_words());
+    let first = slot.array::<FIRST_WORDS>(0);
+    let before = first.load(STAMP);
     if before != ready(sequence) {
         return Err(Odd::NotReady(before));
     }
@@ -336,9 +333,16 @@ fn look_at<'w, R>(
     if sequence >= MAX_SEQUENCE {
         return Err(Odd::Implausible);
     }
-    let (len, timestamp_ns, tag) = (slot.load(LENGTH), slot.load(TIMESTAMP), slot.load(TAG));
-    let (position, payload) = locate(geometry, words, at, slot, len).ok_or(Odd::Implausible)?;
-    let len = (len & !LARGE) as usize;
+    let (length, timestamp_ns, tag) = (first.load(LENGTH), first.load(TIMESTAMP), first.load(TAG));
+    let (len, payload, position) = if length & LARGE == 0 {
+        let len = length as usize;
+        let payload = slot.get(BODY, words_for(len)).ok_or(Odd::Implausible)?;
+        (len, payload, None)
+    } else {
+        let (len, position) = ((length & !LARGE) as usize, first.load(BODY));
+        let payload = in_arena(geometry, words, position, len).ok_or(Odd::Implausible)?;
+        (len, payload, Some(position))
+    };
     let value = read(View {
         sequence,
         timestamp_ns,
@@ -348,7 +352,7 @@ fn look_at<'w, R>(
     });
     // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
     fence(Ordering::Acquire);
-    if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || slot.load(STAMP) != before {
+    if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || first.load(STAMP) != before {
         return Err(Odd::Overtaken);
     }
     let message = Received {
@@ -361,34 +365,13 @@ fn look_at<'w, R>(
     Ok((message, position))
 }
 
-/// The payload that the length word speaks of, and its position if it is large; `None` if no publisher of this
-/// geometry can have written that.
+/// The payload of `len` bytes at `position` of the arena; `None` if no publisher of this geometry can have put it there.
 #[inline]
-fn locate<'a>(
-    geometry: &Geometry,
-    words: Words<'a>,
-    at: usize,
-    slot: Slot<'a>,
-    length: u64,
-) -> Option<(Option<u64>, Words<'a>)> {
-    let len = length & !LARGE;
-    if length & LARGE == 0 {
-        let fits = len <= geometry.inline_bytes() as u64;
-        return fits.then(|| (None, words.slice(at + BODY, words_for(len as usize))));
-    }
-    if len > geometry.max_message_bytes() as u64 {
-        return None;
-    }
-    let position = slot.load(BODY);
+fn in_arena<'a>(geometry: &Geometry, words: Words<'a>, position: u64, len: usize) -> Option<Words<'a>> {
     let offset = position & (geometry.arena_words() - 1);
-    let count = words_for(len as usize);
-    if offset + count as u64 > geometry.arena_words() {
-        return None;
-    }
-    Some((
-        Some(position),
-        words.slice(geometry.arena_at() + offset as usize, count),
-    ))
+    let count = words_for(len);
+    let fits = len <= geometry.max_message_bytes() && offset + count as u64 <= geometry.arena_words();
+    fits.then(|| words.slice(geometry.arena_at() + offset as usize, count))
 }
 
 /// Why a slot has no message to be read.
