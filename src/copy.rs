@@ -250,22 +250,23 @@ pub(crate) fn store_block(words: &[AtomicU64; BLOCK_WORDS], block: Block) {
 /// Stores the words that come, as far as there are places for them. Returns how many. Asks for lines ahead, as [`store`]
 /// does.
 #[inline]
-pub(crate) fn store_each(mut places: &[AtomicU64], mut words: impl ExactSizeIterator<Item = u64>) -> usize {
-    let room = places.len();
-    while HAS_BLOCKS
-        && words.len() >= BLOCK_WORDS
-        && let Some((first, rest)) = places.split_first_chunk()
-    {
+pub(crate) fn store_each(places: &[AtomicU64], mut words: impl ExactSizeIterator<Item = u64>) -> usize {
+    let coming = &places[..words.len().min(places.len())];
+    let blocks = if HAS_BLOCKS { coming.as_chunks().0 } else { &[] };
+    for (done, place) in blocks.iter().enumerate() {
+        // They may be fewer than they said. Of those that say once more that eight come, none is looked for as it is made.
+        if words.len() < BLOCK_WORDS {
+            return done * BLOCK_WORDS + store_one_by_one(place, words);
+        }
         let mut block = [0; BLOCK_WORDS];
         let made = fill_block(&mut block, &mut words);
         if made < BLOCK_WORDS {
-            // They were fewer than they said.
-            return room - places.len() + store_one_by_one(places, block.into_iter().take(made));
+            return done * BLOCK_WORDS + store_one_by_one(place, block.into_iter().take(made));
         }
-        store_block(first, block);
-        places = rest;
+        store_block(place, block);
     }
-    room - places.len() + store_one_by_one(places, words)
+    let done = blocks.as_flattened().len();
+    done + store_one_by_one(&places[done..], words)
 }
 
 /// Returns how many words came.
