@@ -152,10 +152,10 @@ impl Iterator for Iter<'_> {
     #[inline(always)]
     fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
         let (blocks, rest) = self.0.as_slice().as_chunks();
-        let folded = blocks
-            .iter()
-            .map(copy::look_at_block)
-            .fold(init, |value, block| block.into_iter().fold(value, &mut f));
+        let mut folded = init;
+        for block in blocks {
+            folded = copy::look_at_block(block).into_iter().fold(folded, &mut f);
+        }
         rest.iter().map(look).fold(folded, f)
     }
 }
