@@ -392,14 +392,13 @@ fn look_at(view: View<'_>, reading: Reading) -> Seen {
 impl Receiver for LapwingReceiver {
     #[inline]
     fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
-        let read = |view: View<'_>| look_at(view, reading);
         let mut told = |outcome| tell(outcome, &mut each);
         match &mut self.subscriber {
             Any::Lossy(subscriber) => {
-                subscriber.drain(self.limit, read, told);
+                subscriber.drain(self.limit, |view| look_at(view, reading), told);
             }
             Any::Lossless(subscriber) => {
-                subscriber.drain(self.limit, read, told);
+                subscriber.drain(self.limit, |view| look_at(view, reading), told);
             }
             Any::Held(subscriber) => told(subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading))),
             Any::Remote(subscriber) => {
