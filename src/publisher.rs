@@ -252,7 +252,7 @@ impl Publisher {
     #[inline(always)]
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.admit(len)?;
-        Ok(self.lend(len, None))
+        Ok(Loan::new(self, len, None))
     }
 
     /// As [`Publisher::loan`], but never waits.
@@ -262,13 +262,7 @@ impl Publisher {
     #[inline(always)]
     pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.try_admit(len)?;
-        Ok(self.lend(len, None))
-    }
-
-    #[inline(always)]
-    fn lend(&mut self, len: usize, batch_ns: Option<u64>) -> Loan<'_> {
-        let place = self.writer.begin(self.segment.memory(), len);
-        Loan::new(self, place, len, batch_ns)
+        Ok(Loan::new(self, len, None))
     }
 
     /// Begins a batch: messages that share one timestamp and one wake. Each can be read as soon as it is pushed.

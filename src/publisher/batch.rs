@@ -77,7 +77,7 @@ impl Batch<'_> {
         if !self.publisher.passes(len) {
             self.admit_late(len)?;
         }
-        Ok(self.publisher.lend(len, Some(self.now_ns)))
+        Ok(Loan::new(self.publisher, len, Some(self.now_ns)))
     }
 
     /// As [`Batch::loan`], but never waits.
@@ -87,7 +87,7 @@ impl Batch<'_> {
     #[inline(always)]
     pub fn try_loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         self.publisher.try_admit(len)?;
-        Ok(self.publisher.lend(len, Some(self.now_ns)))
+        Ok(Loan::new(self.publisher, len, Some(self.now_ns)))
     }
 
     /// As [`Publisher::wait_for_room`]. Sleepers are woken first, and what is pushed later has a later timestamp.

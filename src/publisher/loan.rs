@@ -5,9 +5,11 @@ use std::io;
 use bytemuck::NoUninit;
 
 use super::{PublishError, Publisher};
+use crate::bell::Ringer;
+use crate::clock::Clock;
 use crate::copy;
-use crate::ring::Place;
-use crate::sync::Ordering;
+use crate::ring::{Place, Writer};
+use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, words_for};
 
 /// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`],
@@ -15,7 +17,11 @@ use crate::words::{WORD_BYTES, words_for};
 #[derive(Debug)]
 #[must_use = "a loan publishes nothing until it is committed"]
 pub struct Loan<'p> {
-    publisher: &'p mut Publisher,
+    memory: &'p [AtomicU64],
+    writer: &'p mut Writer,
+    /// Payload bytes that the publisher has published.
+    published: &'p mut u64,
+    time: Time<'p>,
     place: Place,
     /// Bytes that there is room for.
     len: usize,
@@ -23,20 +29,39 @@ pub struct Loan<'p> {
     written: usize,
     /// The bytes of the word that is not full yet: the publisher never reads the segment.
     partial: u64,
-    /// The timestamp of the batch that it is part of.
-    batch_ns: Option<u64>,
+}
+
+/// Whose time a loan's message has, and who wakes its readers.
+#[derive(Debug)]
+enum Time<'p> {
+    /// That of its batch.
+    OfBatch(u64),
+    /// Its own.
+    Own(&'p mut Clock, &'p mut Ringer),
 }
 
 impl<'p> Loan<'p> {
+    /// A message of up to `len` bytes that was admitted.
     #[inline(always)]
-    pub(super) const fn new(publisher: &'p mut Publisher, place: Place, len: usize, batch_ns: Option<u64>) -> Self {
+    pub(super) fn new(publisher: &'p mut Publisher, len: usize, batch_ns: Option<u64>) -> Self {
+        let Publisher {
+            segment,
+            writer,
+            ringer,
+            clock,
+            bytes,
+            ..
+        } = publisher;
+        let memory = segment.memory();
         Self {
-            publisher,
-            place,
+            place: writer.begin(memory, len),
+            memory,
+            writer,
+            published: bytes,
+            time: batch_ns.map_or(Time::Own(clock, ringer), Time::OfBatch),
             len,
             written: 0,
             partial: 0,
-            batch_ns,
         }
     }
 }
@@ -70,18 +95,17 @@ impl Loan<'_> {
         }
         let filled = self.written % WORD_BYTES;
         let (head, rest) = bytes.split_at(bytes.len().min((WORD_BYTES - filled) % WORD_BYTES));
-        let memory = self.publisher.segment.memory();
         let at = |written: usize| self.place.start + written / WORD_BYTES;
         if !head.is_empty() {
             let mut word = self.partial.to_ne_bytes();
             word[filled..filled + head.len()].copy_from_slice(head);
             self.partial = u64::from_ne_bytes(word);
-            memory[at(self.written)].store(self.partial, Ordering::Relaxed);
+            self.memory[at(self.written)].store(self.partial, Ordering::Relaxed);
             self.written += head.len();
         }
         if !rest.is_empty() {
             let start = at(self.written);
-            copy::store(&memory[start..start + words_for(rest.len())], rest);
+            copy::store(&self.memory[start..start + words_for(rest.len())], rest);
             self.partial = copy::word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
             self.written += rest.len();
         }
@@ -111,7 +135,7 @@ impl Loan<'_> {
             return words.take(room).try_for_each(|word| self.push(&word.to_ne_bytes()));
         }
         let start = self.place.start + self.written / WORD_BYTES;
-        let places = &self.publisher.segment.memory()[start..start + room];
+        let places = &self.memory[start..start + room];
         self.written += copy::store_each(places, words) * WORD_BYTES;
         Ok(())
     }
@@ -126,16 +150,17 @@ impl Loan<'_> {
     /// As [`Loan::commit`], with a tag.
     #[inline(always)]
     pub fn commit_tagged(self, tag: u64) -> u64 {
-        let publisher = self.publisher;
-        let now_ns = self.batch_ns.unwrap_or_else(|| publisher.clock.now_ns());
-        publisher.bytes += self.written as u64;
-        let sequence = publisher
-            .writer
-            .commit(publisher.segment.memory(), self.place, self.written, now_ns, tag);
-        if self.batch_ns.is_none() {
-            publisher.ringer.ring(|| now_ns);
+        *self.published += self.written as u64;
+        let mut commit = |now_ns| self.writer.commit(self.memory, self.place, self.written, now_ns, tag);
+        match self.time {
+            Time::OfBatch(now_ns) => commit(now_ns),
+            Time::Own(clock, ringer) => {
+                let now_ns = clock.now_ns();
+                let sequence = commit(now_ns);
+                ringer.ring(|| now_ns);
+                sequence
+            }
         }
-        sequence
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Writer {
 /// Where the payload of a message that was begun belongs: a range of the segment's words.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
+    /// First word of the message's slot.
+    slot: usize,
     /// First word.
     pub(crate) start: usize,
     /// The arena position of a large payload.
@@ -69,14 +71,20 @@ impl Writer {
     pub(crate) fn begin(&mut self, memory: &[AtomicU64], len: usize) -> Place {
         debug_assert!(len <= self.geometry.max_message_bytes());
         let slot = self.geometry.slot_at(self.next);
-        memory[slot..][STAMP].store(writing(self.next), Ordering::Relaxed);
+        memory[slot + STAMP].store(writing(self.next), Ordering::Relaxed);
         let place = if len <= self.geometry.inline_bytes() {
             Place {
+                slot,
                 start: slot + BODY,
                 position: None,
             }
         } else {
-            self.bury(memory, words_for(len) as u64)
+            let (start, position) = self.bury(memory, words_for(len) as u64);
+            Place {
+                slot,
+                start,
+                position: Some(position),
+            }
         };
         // W1, pairs with R2: no word of this message may become visible before the stamp and the floor above.
         fence(Ordering::Release);
@@ -136,7 +144,7 @@ impl Writer {
 
     /// Finds room for `words` in the arena and moves the floor over all that this buries.
     #[inline]
-    fn bury(&mut self, memory: &[AtomicU64], words: u64) -> Place {
+    fn bury(&mut self, memory: &[AtomicU64], words: u64) -> (usize, u64) {
         let arena = self.geometry.arena_words();
         let position = self.next_position(words);
         // Kept also if the message is given up: the next must not begin below the floor that is raised here.
@@ -147,10 +155,7 @@ impl Writer {
             memory[FLOOR_WORD].store(floor, Ordering::Relaxed);
         }
         let start = self.geometry.arena_at() + (position & (arena - 1)) as usize;
-        Place {
-            start,
-            position: Some(position),
-        }
+        (start, position)
     }
 
     /// Makes the message in `place`, of `len` bytes, visible. Returns its sequence.
@@ -163,7 +168,7 @@ impl Writer {
         timestamp_ns: u64,
         tag: u64,
     ) -> u64 {
-        let rest = &memory[self.geometry.slot_at(self.next)..];
+        let rest = &memory[place.slot..];
         let slot: &[_; FIRST_WORDS] = rest.first_chunk().expect("a slot has more words");
         let large = match place.position {
             None => 0,
