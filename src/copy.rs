@@ -249,7 +249,7 @@ pub(crate) fn store_block(words: &[AtomicU64; BLOCK_WORDS], block: Block) {
 
 /// Stores the words that come, as far as there are places for them. Returns how many. Asks for lines ahead, as [`store`]
 /// does.
-#[inline]
+#[inline(always)]
 pub(crate) fn store_each(places: &[AtomicU64], mut words: impl ExactSizeIterator<Item = u64>) -> usize {
     let coming = &places[..words.len().min(places.len())];
     let blocks = if HAS_BLOCKS { coming.as_chunks().0 } else { &[] };
