@@ -44,18 +44,9 @@ impl Batch<'_> {
     #[inline]
     pub fn push(&mut self, tag: u64, payload: &[u8]) -> Result<u64, PublishError> {
         if !self.publisher.passes(payload.len()) {
-            self.admit_late(payload.len())?;
+            self.now_ns = admit_late(self.publisher, payload.len(), self.now_ns)?;
         }
         Ok(self.publisher.put(tag, payload, |_| self.now_ns))
-    }
-
-    /// Takes a closer look whether a message of `len` bytes may be published, and waits if need be.
-    #[cold]
-    fn admit_late(&mut self, len: usize) -> Result<(), PublishError> {
-        match self.publisher.try_admit(len) {
-            Err(PublishError::Full) => self.wait_for_room(len, Duration::MAX),
-            admitted => admitted,
-        }
     }
 
     /// As [`Batch::push`], but never waits.
@@ -75,7 +66,7 @@ impl Batch<'_> {
     #[inline(always)]
     pub fn loan(&mut self, len: usize) -> Result<Loan<'_>, PublishError> {
         if !self.publisher.passes(len) {
-            self.admit_late(len)?;
+            self.now_ns = admit_late(self.publisher, len, self.now_ns)?;
         }
         Ok(Loan::new(self.publisher, len, Some(self.now_ns)))
     }
@@ -107,7 +98,21 @@ impl Batch<'_> {
     }
 }
 
+/// Takes a closer look whether a message of `len` bytes may be published, and waits if need be. Returns the batch's time
+/// from then on: not by way of the batch, which is in registers for as long as nobody is given its address.
+#[cold]
+fn admit_late(publisher: &mut Publisher, len: usize, now_ns: u64) -> Result<u64, PublishError> {
+    match publisher.try_admit(len) {
+        Err(PublishError::Full) => {
+            publisher.wait_for_room(len, Duration::MAX)?;
+            Ok(publisher.clock.now_ns())
+        }
+        admitted => admitted.map(|()| now_ns),
+    }
+}
+
 impl Drop for Batch<'_> {
+    #[inline]
     fn drop(&mut self) {
         let Publisher { ringer, clock, .. } = &mut *self.publisher;
         ringer.ring(|| clock.now_ns());
