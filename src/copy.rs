@@ -49,14 +49,19 @@ pub(crate) fn prefetch(word: &AtomicU64) {
     let _ = word;
 }
 
-/// Asks for the cache line of `word`, to be stored to soon: its readers lose it. Costs an instruction and waits for
-/// nothing.
+/// Asks for the cache line `AHEAD` bytes behind `word`, to be stored to soon: its readers lose it. Wherever that is, to ask
+/// touches nothing. Costs an instruction and waits for nothing.
 #[inline]
-pub(crate) fn prefetch_to_store(word: &AtomicU64) {
+pub(crate) fn prefetch_to_store<const AHEAD: usize>(word: &AtomicU64) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
     // SAFETY: a hint, which touches no memory as far as programs can tell. Processors that lack it do nothing.
     unsafe {
-        std::arch::asm!("prefetchw [{}]", in(reg) word, options(nostack, preserves_flags, readonly));
+        std::arch::asm!(
+            "prefetchw [{word} + {ahead}]",
+            word = in(reg) word,
+            ahead = const AHEAD,
+            options(nostack, preserves_flags, readonly),
+        );
     }
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
     let _ = word;

@@ -9,7 +9,8 @@ use crate::sync::{AtomicU64, Ordering, fence};
 use crate::words::{WORD_BYTES, words_for};
 
 /// How far ahead of a small message the publisher asks for lines: for 16 of the default size.
-const AHEAD_WORDS: usize = 2 * copy::STORE_AHEAD_BYTES / WORD_BYTES;
+const AHEAD_BYTES: usize = 2 * copy::STORE_AHEAD_BYTES;
+const LINE_BYTES: usize = LINE_WORDS * WORD_BYTES;
 /// For payloads of which at least `SHORT_IN_STEP` make a step, the floor moves by such a share of the arena at a time: a
 /// reader looks at it after every large message, and finds its line in its own cache for as long as it stays. (In a model
 /// a step is half of the arena.)
@@ -71,7 +72,7 @@ impl Writer {
     pub(crate) fn begin(&mut self, memory: &[AtomicU64], len: usize) -> Place {
         debug_assert!(len <= self.geometry.max_message_bytes());
         let slot = self.geometry.slot_at(self.next);
-        memory[slot + STAMP].store(writing(self.next), Ordering::Relaxed);
+        first_words(memory, slot)[STAMP].store(writing(self.next), Ordering::Relaxed);
         let place = if len <= self.geometry.inline_bytes() {
             Place {
                 slot,
@@ -168,8 +169,7 @@ impl Writer {
         timestamp_ns: u64,
         tag: u64,
     ) -> u64 {
-        let rest = &memory[place.slot..];
-        let slot: &[_; FIRST_WORDS] = rest.first_chunk().expect("a slot has more words");
+        let slot = first_words(memory, place.slot);
         let large = match place.position {
             None => 0,
             Some(position) => {
@@ -182,7 +182,7 @@ impl Writer {
         slot[TIMESTAMP].store(timestamp_ns, Ordering::Relaxed);
         slot[TAG].store(tag, Ordering::Relaxed);
         let sequence = self.show(&memory[HEAD_WORD], &slot[STAMP]);
-        expect_ahead(rest);
+        expect_ahead(&slot[STAMP]);
         sequence
     }
 
@@ -227,21 +227,20 @@ impl Writer {
         let sequence = self.next;
         let at = self.geometry.slot_at(sequence);
         let head = &memory[HEAD_WORD];
-        let rest = &memory[at..];
-        let slot = &rest[..self.geometry.slot_words()];
+        let slot = &memory[at..at + self.geometry.slot_words()];
         let (first, body) = slot.split_first_chunk::<BODY>().expect("a slot has more words");
         first[STAMP].store(writing(sequence), Ordering::Relaxed);
         // W1, pairs with R2: no word of this message may become visible before the stamp above.
         fence(Ordering::Release);
         if let Some(next_line) = body.get(LINE_WORDS - BODY) {
-            copy::prefetch_to_store(next_line);
+            copy::prefetch_to_store::<0>(next_line);
         }
         first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
         first[TAG].store(tag, Ordering::Relaxed);
         store(body, payload);
         first[TIMESTAMP].store(now_ns(), Ordering::Relaxed);
         self.show(head, &first[STAMP]);
-        expect_ahead(rest);
+        expect_ahead(&first[STAMP]);
         sequence
     }
 
@@ -275,12 +274,18 @@ impl Writer {
     }
 }
 
-/// Asks for the lines of a slot that is soon to be stored to. `rest` is the memory from the present slot on. To be called
-/// behind the stamp, which somebody may be waiting for.
+/// The words with names of the slot that begins at word `at`.
 #[inline]
-fn expect_ahead(rest: &[AtomicU64]) {
-    if let Some([line, .., next_line]) = rest.get(AHEAD_WORDS..=AHEAD_WORDS + LINE_WORDS) {
-        copy::prefetch_to_store(line);
-        copy::prefetch_to_store(next_line);
-    }
+fn first_words(memory: &[AtomicU64], at: usize) -> &[AtomicU64; FIRST_WORDS] {
+    memory[at..at + FIRST_WORDS]
+        .try_into()
+        .expect("as many as were cut out")
+}
+
+/// Asks for the lines of a slot that is soon to be stored to. To be called behind the stamp, which somebody may be waiting
+/// for.
+#[inline]
+fn expect_ahead(stamp: &AtomicU64) {
+    copy::prefetch_to_store::<AHEAD_BYTES>(stamp);
+    copy::prefetch_to_store::<{ AHEAD_BYTES + LINE_BYTES }>(stamp);
 }
