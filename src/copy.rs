@@ -15,7 +15,7 @@
 use std::mem::MaybeUninit;
 use std::slice;
 
-use bytemuck::AnyBitPattern;
+use bytemuck::{AnyBitPattern, NoUninit};
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::{WORD_BYTES, look, words_for};
@@ -32,6 +32,9 @@ pub(crate) const STORE_AHEAD_BYTES: usize = 1024;
 
 /// The most that may have been written so recently that it has not reached the cache: a processor keeps back some 60 stores.
 const FRESH_BYTES: usize = 512;
+
+/// The most that a value may have to be moved in registers alone.
+const FEW_BYTES: usize = 256;
 
 /// Whether this build has the blocks. Unit tests watch single loads, and models know only atomics.
 const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
@@ -96,14 +99,34 @@ pub(crate) fn append(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
 ///
 /// # Panics
 /// If it does not lie inside.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<T: AnyBitPattern>(words: &[AtomicU64], offset: usize) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: these are all bytes of `value`.
     let bytes = unsafe { slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<T>()) };
-    fill(words, offset, bytes);
+    if is_few_words::<T>() && offset.is_multiple_of(WORD_BYTES) {
+        fill_with_words(&words[offset / WORD_BYTES..][..size_of::<T>() / WORD_BYTES], bytes);
+    } else {
+        fill(words, offset, bytes);
+    }
     // SAFETY: every byte of it was written, and any bytes are a `T`.
     unsafe { value.assume_init() }
+}
+
+/// Writes every byte of `out`, which has as many words as there are: as many as the compiler can count.
+#[inline(always)]
+fn fill_with_words(words: &[AtomicU64], out: &mut [MaybeUninit<u8>]) {
+    assert!(out.len() == words.len() * WORD_BYTES, "another size");
+    let (blocks, rest) = words.as_chunks();
+    let (whole, tail) = out.split_at_mut(blocks.len() * BLOCK_BYTES);
+    for (out, block) in whole.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().zip(blocks) {
+        for (out, word) in out.as_chunks_mut().0.iter_mut().zip(look_at_block(block)) {
+            *out = bytes_of(word);
+        }
+    }
+    for (out, word) in tail.as_chunks_mut().0.iter_mut().zip(rest) {
+        *out = bytes_of(look(word));
+    }
 }
 
 /// Writes every byte of `out`: those from byte `offset` of `words` on.
@@ -249,6 +272,30 @@ pub(crate) fn store_block(words: &[AtomicU64; BLOCK_WORDS], block: Block) {
     }
     for (place, word) in words.iter().zip(block) {
         place.store(word, Ordering::Relaxed);
+    }
+}
+
+/// Whether values of type `T` are whole words, and so few that the compiler can have them all in registers.
+pub(crate) const fn is_few_words<T>() -> bool {
+    size_of::<T>().is_multiple_of(WORD_BYTES) && size_of::<T>() <= FEW_BYTES
+}
+
+/// Stores a value of a few words (see [`is_few_words`]), by way of registers where the compiler has it there.
+///
+/// # Panics
+/// If the words are another number, or it is no such type.
+#[inline(always)]
+pub(crate) fn store_value<T: NoUninit>(places: &[AtomicU64], value: &T) {
+    let (words, []) = bytemuck::bytes_of(value).as_chunks::<WORD_BYTES>() else {
+        unreachable!("a value of whole words");
+    };
+    assert!(is_few_words::<T>() && places.len() == words.len(), "another size");
+    let ((place_blocks, place_rest), (blocks, rest)) = (places.as_chunks(), words.as_chunks());
+    for (place, block) in place_blocks.iter().zip(blocks) {
+        store_block(place, block.map(u64::from_ne_bytes));
+    }
+    for (place, word) in place_rest.iter().zip(rest) {
+        place.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
     }
 }
 

@@ -102,3 +102,64 @@ fn words_that_do_not_come_are_no_part_of_the_message() {
         assert_eq!(look(&mut subscriber)[0], row(0..has));
     }
 }
+
+/// Pushes and reads a value of `N` words, behind bytes of other kinds.
+fn check_value<const N: usize>(server: &mut Server, subscriber: &mut Subscriber)
+where
+    [u64; N]: bytemuck::Pod,
+{
+    let value: [u64; N] = std::array::from_fn(word);
+    for before in [0, 3, 8, 72] {
+        let mut loan = server.publisher().loan(before + N * 8 + 7).unwrap();
+        loan.push(&vec![0xff; before]).unwrap();
+        loan.push_typed(&value).unwrap();
+        loan.push_typed(&value).unwrap_err();
+        assert_eq!(loan.remaining(), 7);
+        loan.push(b"end").unwrap();
+        loan.commit();
+
+        let read = subscriber.poll(|view| {
+            let len = view.len();
+            (
+                view.read::<[u64; N]>(before),
+                view.read::<[u8; 3]>(len - 3),
+                view.to_vec(),
+            )
+        });
+        let Poll::Message(message) = read else {
+            panic!("{read:?}")
+        };
+        let bytes = [&vec![0xff; before], bytemuck::bytes_of(&value), b"end"].concat();
+        assert_eq!(
+            message.value,
+            (Some(value), Some(*b"end"), bytes),
+            "{N} words behind {before} bytes"
+        );
+    }
+
+    let mut batch = server.publisher().batch();
+    batch.push_typed(7, &value).unwrap();
+    drop(batch);
+
+    let read = subscriber.poll_typed::<[u64; N]>();
+    let Poll::Message(message) = read else {
+        panic!("{read:?}")
+    };
+    assert_eq!((message.tag, message.len, message.value), (7, N * 8, Some(value)));
+}
+
+#[test]
+fn values_come_out_as_they_were_put_in() {
+    let (_directory, mut server, mut subscriber) = both_ends();
+    let (server, subscriber) = (&mut server, &mut subscriber);
+    check_value::<1>(server, subscriber);
+    check_value::<2>(server, subscriber);
+    check_value::<7>(server, subscriber);
+    check_value::<8>(server, subscriber);
+    check_value::<9>(server, subscriber);
+    check_value::<16>(server, subscriber);
+    check_value::<31>(server, subscriber);
+    // Up to this one they pass through registers.
+    check_value::<32>(server, subscriber);
+    check_value::<64>(server, subscriber);
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytemuck::NoUninit;
+
 use super::{Loan, PublishError, Publisher};
 
 /// Messages that are published together: one look at the clock, and one wake when the batch is dropped.
@@ -47,6 +49,17 @@ impl Batch<'_> {
             self.now_ns = admit_late(self.publisher, payload.len(), self.now_ns)?;
         }
         Ok(self.publisher.put(tag, payload, |_| self.now_ns))
+    }
+
+    /// Publishes the bytes of `value`, for [`crate::Subscriber::poll_typed`] of the same type. Returns its sequence.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    #[inline(always)]
+    pub fn push_typed<T: NoUninit>(&mut self, tag: u64, value: &T) -> Result<u64, PublishError> {
+        let mut loan = self.loan(size_of::<T>())?;
+        loan.push_typed(value)?;
+        Ok(loan.commit_tagged(tag))
     }
 
     /// As [`Batch::push`], but never waits.

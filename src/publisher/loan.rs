@@ -73,12 +73,19 @@ impl Loan<'_> {
         self.len - self.written
     }
 
-    /// Appends the bytes of `value`.
+    /// Appends the bytes of `value`. One of up to 256 bytes, in whole words, passes through registers alone: to make it up
+    /// and push it is the quickest way to publish a small message.
     ///
     /// # Errors
     /// If there is no room left for them; nothing is appended then.
-    #[inline]
+    #[inline(always)]
     pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), PublishError> {
+        if copy::is_few_words::<T>() && self.written.is_multiple_of(WORD_BYTES) && size_of::<T>() <= self.remaining() {
+            let start = self.place.start + self.written / WORD_BYTES;
+            copy::store_value(&self.memory[start..start + size_of::<T>() / WORD_BYTES], value);
+            self.written += size_of::<T>();
+            return Ok(());
+        }
         self.push(bytemuck::bytes_of(value))
     }
 
