@@ -29,6 +29,12 @@ pub fn lend_small(batch: &mut Batch<'_>, words: &[u64; 8]) -> Result<u64, Publis
     Ok(loan.commit())
 }
 
+/// One message of a batch, of a type.
+#[inline(never)]
+pub fn lend_typed(batch: &mut Batch<'_>, value: &[u64; 8]) -> Result<u64, PublishError> {
+    batch.push_typed(7, value)
+}
+
 /// The next message, wherever it lies, in place.
 #[inline(never)]
 pub fn poll_in_place(subscriber: &mut Subscriber) -> Poll<u64> {
@@ -43,4 +49,10 @@ pub fn poll_copy(subscriber: &mut Subscriber, out: &mut [u8; 64]) -> Poll<()> {
             view.copy_to(out);
         }
     })
+}
+
+/// The next message, of a type.
+#[inline(never)]
+pub fn poll_typed(subscriber: &mut Subscriber) -> Poll<Option<[u64; 8]>> {
+    subscriber.poll_typed()
 }

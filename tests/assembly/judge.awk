@@ -27,7 +27,7 @@ function complain(path, what) {
 
 # Not on the hot path: what is rare, and what a program does not survive. The system's clock is publishing's one call.
 function is_cold(callee) {
-    return callee ~ /6Reader8obstacle|4bell6Ringer4wake|9Publisher6refuse|9Publisher13wait_for_room|9Publisher3ask|5clock.*4look|13expect_failed|7Refusal5error|5Batch13wait_for_room|5Batch10admit_late|_Unwind_Resume|9panicking|16slice_index_fail/
+    return callee ~ /6Reader8obstacle|4bell6Ringer4wake|9Publisher6refuse|9Publisher13wait_for_room|9Publisher3ask|5clock.*4look|13expect_failed|7Refusal5error|5Batch13wait_for_room|5batch10admit_late|_Unwind_Resume|9panicking|16slice_index_fail/
 }
 function is_known(callee) {
     return callee ~ /9publisher6now_ns|10SystemTime|Source.*9system_ns/
@@ -68,7 +68,7 @@ function expect(path, what, found, least, most) {
 }
 
 END {
-    n = split("publish_small publish_large push_small lend_small poll_in_place poll_copy", paths)
+    n = split("publish_small publish_large push_small lend_small lend_typed poll_in_place poll_copy poll_typed", paths)
     for (i = 1; i <= n; i++) {
         path = paths[i]
         found = ""
