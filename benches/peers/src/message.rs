@@ -48,10 +48,17 @@ impl Draft {
     }
 }
 
+/// A message of 64 bytes, whose length programs know when they are compiled.
+pub type Small = [u64; 8];
+
 /// Makes message `sequence` where it is to lie.
 #[inline(always)]
 pub fn make_in(place: &mut [MaybeUninit<u64>], sequence: u64) {
-    place.fill(MaybeUninit::new(sequence));
+    const WORDS: usize = size_of::<Small>() / size_of::<u64>();
+    match <&mut [_; WORDS]>::try_from(&mut *place) {
+        Ok(small) => small.fill(MaybeUninit::new(sequence)),
+        Err(_) => place.fill(MaybeUninit::new(sequence)),
+    }
 }
 
 /// Looks at the words of a message.

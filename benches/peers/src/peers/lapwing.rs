@@ -11,7 +11,7 @@ use ::lapwing::{
 use anyhow::{Context, Result};
 
 use super::boxed;
-use crate::message::{Draft, Reading, Seen, look, look_at_bytes};
+use crate::message::{Draft, Reading, Seen, Small, look, look_at_bytes};
 use crate::peer::{About, By, Entry, Link, Peer, Receiver, Sender, version_of};
 use crate::work::Work;
 
@@ -143,8 +143,8 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots; an arena of 4 MiB or \
-                   four messages, `WaitStrategy::Spin`, `drain`.",
+        settings: "`loan` and `push_words`, for 64 B `push_typed`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots; an \
+                   arena of 4 MiB or four messages, `WaitStrategy::Spin`, `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -352,8 +352,12 @@ impl Sender for LapwingSender {
 #[inline(always)]
 fn make(loan: Result<Loan<'_>, PublishError>, sequence: u64, len: usize, made: impl FnOnce()) {
     let mut loan = loan.expect("a ring with room for it");
-    let words = (0..len / size_of::<u64>()).map(|_| sequence);
-    loan.push_words(words).expect("a loan of as many");
+    if len == size_of::<Small>() {
+        loan.push_typed::<Small>(&[sequence; _]).expect("a loan of as many");
+    } else {
+        let words = (0..len / size_of::<u64>()).map(|_| sequence);
+        loan.push_words(words).expect("a loan of as many");
+    }
     made();
     loan.commit();
 }
