@@ -37,6 +37,8 @@ const ROLE: &str = "LAPWING_INSTRUCTIONS_ROUNDS";
 const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
 /// Of what goes on in the same way for longer messages.
 const SHORT_SIZES: [usize; 3] = [8, 64, 1024];
+/// A value that fits in a slot.
+type Value = [u64; 8];
 /// The lowest of so many is taken: now and then the clock is read twice, or the arena begins again.
 const ROUNDS: usize = 5;
 const READERS: usize = 64;
@@ -121,6 +123,18 @@ impl Counted {
             },
             |(_, company)| read(company),
         );
+        if size == size_of::<Value>() {
+            self.count(
+                &format!("push typed, {name}"),
+                size,
+                state,
+                |(batch, _)| {
+                    let value: Value = [black_box(7); _];
+                    black_box(batch.push_typed(7, &value).expect("short enough"));
+                },
+                |(_, company)| read(company),
+            );
+        }
     }
 
     /// What receiving takes: `receive` returns whether it was a message.
@@ -177,6 +191,25 @@ impl Counted {
         }
     }
 
+    /// What it takes to read a value of a type, and to look at two of its words.
+    fn typed(&self, stand: &mut Stand) {
+        let mut state = (attach(stand), stand.server.publisher());
+        let publish = |publisher: &mut Publisher| {
+            publisher.publish_typed::<Value>(&[7; _]).expect("short enough");
+        };
+        publish(state.1);
+        self.count(
+            "poll typed",
+            size_of::<Value>(),
+            &mut state,
+            |(subscriber, _)| match subscriber.poll_typed::<Value>() {
+                Poll::Message(message) => assert!(message.value.is_some_and(|value| value[0] == value[7])),
+                other => panic!("{other:?}"),
+            },
+            |(_, publisher)| publish(publisher),
+        );
+    }
+
     fn lossy(&self) {
         let mut stand = Stand::new("lossy", |options| options.listen.clear());
         self.publishing("nobody there", &mut stand, &mut (), |()| ());
@@ -192,6 +225,7 @@ impl Counted {
             matches!(subscriber.poll_into(copy), Poll::Message(_))
         });
         self.drains(&mut stand);
+        self.typed(&mut stand);
         let mut subscriber = attach(&stand);
         let nothing = |subscriber: &mut Subscriber| assert!(matches!(subscriber.poll(sum), Poll::Empty));
         self.count("poll of nothing", 0, &mut subscriber, nothing, |_| ());
