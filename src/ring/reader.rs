@@ -275,24 +275,72 @@ impl Course<'_> {
     /// As [`Reader::poll`].
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
+        match self.look(words, read) {
+            Ok(message) => Poll::Message(message),
+            Err(None) => Poll::Empty,
+            Err(Some(obstacle)) => obstacle.told(),
+        }
+    }
+
+    /// Looks at up to `limit` slots, until there is nothing, and gives `each` what it finds, with this behind it already.
+    /// Returns how many messages there were.
+    #[inline(always)]
+    pub(crate) fn drain<'w, R>(
+        &mut self,
+        words: Words<'w>,
+        limit: usize,
+        mut read: impl FnMut(View<'w>) -> R,
+        mut each: impl FnMut(&mut Self, Poll<R>),
+    ) -> usize {
+        let mut messages = 0;
+        // A hostile publisher can make laps without end: they count, too.
+        for _ in 0..limit {
+            let mut goes_on = true;
+            let outcome = match self.look(words, &mut read) {
+                Ok(message) => {
+                    messages += 1;
+                    Poll::Message(message)
+                }
+                Err(None) => break,
+                Err(Some(obstacle)) => {
+                    goes_on = matches!(obstacle, Obstacle::Lapped { .. });
+                    obstacle.told()
+                }
+            };
+            // Called in one place, where it is inlined however long it is: for a call each message would be built in memory.
+            each(self, outcome);
+            if !goes_on {
+                break;
+            }
+        }
+        messages
+    }
+
+    /// Looks once. `Err(None)` if the message is not there yet.
+    #[inline(always)]
+    fn look<'w, R>(
+        &mut self,
+        words: Words<'w>,
+        read: impl FnOnce(View<'w>) -> R,
+    ) -> Result<Received<R>, Option<Obstacle>> {
         match look_at(&self.geometry, words, self.cursor, read) {
             Ok((message, position)) => {
                 if position.is_some() {
                     self.reader.large_words = words_for(message.len) as u64;
                 }
                 self.cursor += 1;
-                Poll::Message(message)
+                Ok(message)
             }
             Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
                 let at = self.geometry.slot_at(self.cursor);
                 expect(&self.geometry, words, at, self.cursor, stamp);
-                Poll::Empty
+                Err(None)
             }
             Err(odd) => {
                 self.reader.cursor = self.cursor;
                 let obstacle = self.reader.obstacle(words, odd);
                 self.cursor = self.reader.cursor;
-                obstacle.told()
+                Err(Some(obstacle))
             }
         }
     }
