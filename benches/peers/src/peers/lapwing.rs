@@ -383,7 +383,9 @@ fn tell(outcome: Poll<Seen>, each: &mut impl FnMut(Seen)) {
     match outcome {
         Poll::Message(message) => each(message.value),
         Poll::Empty | Poll::Lapped { .. } => {}
-        other => panic!("{other:?}"),
+        // Not shown whole: for that, all of every message would be kept in memory.
+        Poll::Corrupt { sequence } => panic!("corrupt at {sequence}"),
+        _ => panic!("the stream ended"),
     }
 }
 
@@ -396,18 +398,28 @@ fn look_at(view: View<'_>, reading: Reading) -> Seen {
 impl Receiver for LapwingReceiver {
     #[inline]
     fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
-        let mut told = |outcome| tell(outcome, &mut each);
         match &mut self.subscriber {
             Any::Lossy(subscriber) => {
-                subscriber.drain(self.limit, |view| look_at(view, reading), told);
+                subscriber.drain(
+                    self.limit,
+                    |view| look_at(view, reading),
+                    |outcome| tell(outcome, &mut each),
+                );
             }
             Any::Lossless(subscriber) => {
-                subscriber.drain(self.limit, |view| look_at(view, reading), told);
+                subscriber.drain(
+                    self.limit,
+                    |view| look_at(view, reading),
+                    |outcome| tell(outcome, &mut each),
+                );
             }
-            Any::Held(subscriber) => told(subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading))),
+            Any::Held(subscriber) => tell(
+                subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading)),
+                &mut each,
+            ),
             Any::Remote(subscriber) => {
                 let outcome = subscriber.poll(|payload| look_at_bytes(payload, reading));
-                told(outcome.expect("a server that goes on"));
+                tell(outcome.expect("a server that goes on"), &mut each);
             }
         }
     }
