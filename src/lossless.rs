@@ -28,7 +28,7 @@ use crate::ring::{Poll, View};
 use crate::segment::AttachError;
 use crate::socket::frame::ClientFrame;
 use crate::socket::{Agreed, Delivery, RemoteError, Request, agree_with_any};
-use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
+use crate::subscriber::{self, Join, Subscriber, WaitStrategy, Waited};
 
 mod blocking;
 
@@ -295,17 +295,19 @@ impl LosslessSubscriber {
     /// As [`Subscriber::drain`]. Messages are given back some at a time, and all of them when this returns, which costs the
     /// publisher and this subscriber less than one by one.
     #[inline]
-    pub fn drain<R>(&mut self, limit: usize, read: impl FnMut(View<'_>) -> R, mut each: impl FnMut(Poll<R>)) -> usize {
+    pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
         let mut returns = Returns::new(&self.subscriber);
         let (reader, words) = self.subscriber.parts();
         let mut course = reader.course();
-        let messages = course.drain(words, limit, read, |course, outcome| {
+        let poll = || {
+            let outcome = course.poll(words, &mut read);
             if let Poll::Lapped { .. } = outcome {
                 course.set_chased(self.lease.is_evicted());
             }
-            each(outcome);
             returns.come_to(course.cursor(), &self.lease);
-        });
+            outcome
+        };
+        let messages = subscriber::drain(limit, poll, each);
         self.lease.advance(course.cursor());
         messages
     }

@@ -243,10 +243,10 @@ impl Subscriber {
     /// [`Subscriber::poll`]; `each` is given every outcome in order, laps and the end included, `Empty` not. Returns how
     /// many messages there were.
     #[inline]
-    pub fn drain<R>(&mut self, limit: usize, read: impl FnMut(View<'_>) -> R, mut each: impl FnMut(Poll<R>)) -> usize {
+    pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
         let words = self.segment.words();
         let mut course = self.reader.course();
-        course.drain(words, limit, read, |_, outcome| each(outcome))
+        drain(limit, || course.poll(words, &mut read), each)
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
@@ -519,6 +519,32 @@ impl Subscriber {
     pub const fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
+}
+
+/// Calls `poll` up to `limit` times, until there is nothing, and gives `each` what it finds. Returns how many messages
+/// there were.
+#[inline(always)]
+pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each: impl FnMut(Poll<R>)) -> usize {
+    let mut messages = 0;
+    // A hostile publisher can make laps without end: they count, too.
+    for _ in 0..limit {
+        let outcome = poll();
+        let goes_on = match outcome {
+            Poll::Empty => break,
+            Poll::Message(_) => {
+                messages += 1;
+                true
+            }
+            Poll::Lapped { .. } => true,
+            _ => false,
+        };
+        // Called in one place, where it is inlined however long it is: for a call each message would be built in memory.
+        each(outcome);
+        if !goes_on {
+            break;
+        }
+    }
+    messages
 }
 
 /// Waits for some nanoseconds and leaves memory alone.

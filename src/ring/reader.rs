@@ -282,40 +282,6 @@ impl Course<'_> {
         }
     }
 
-    /// Looks at up to `limit` slots, until there is nothing, and gives `each` what it finds, with this behind it already.
-    /// Returns how many messages there were.
-    #[inline(always)]
-    pub(crate) fn drain<'w, R>(
-        &mut self,
-        words: Words<'w>,
-        limit: usize,
-        mut read: impl FnMut(View<'w>) -> R,
-        mut each: impl FnMut(&mut Self, Poll<R>),
-    ) -> usize {
-        let mut messages = 0;
-        // A hostile publisher can make laps without end: they count, too.
-        for _ in 0..limit {
-            let mut goes_on = true;
-            let outcome = match self.look(words, &mut read) {
-                Ok(message) => {
-                    messages += 1;
-                    Poll::Message(message)
-                }
-                Err(None) => break,
-                Err(Some(obstacle)) => {
-                    goes_on = matches!(obstacle, Obstacle::Lapped { .. });
-                    obstacle.told()
-                }
-            };
-            // Called in one place, where it is inlined however long it is: for a call each message would be built in memory.
-            each(self, outcome);
-            if !goes_on {
-                break;
-            }
-        }
-        messages
-    }
-
     /// Looks once. `Err(None)` if the message is not there yet.
     #[inline(always)]
     fn look<'w, R>(
