@@ -76,6 +76,18 @@ fn batch_of_loans(publisher: &mut Publisher, payload: &[u8]) {
     }
 }
 
+/// A value that fits in a slot.
+type Value = [u64; 8];
+
+/// The same, each of a type.
+fn batch_typed(publisher: &mut Publisher, payload: &[u8]) {
+    let value: Value = bytemuck::pod_read_unaligned(payload);
+    let mut batch = publisher.batch();
+    for tag in 0..batch_len(payload.len()) {
+        batch.push_typed(tag, &value).expect("short enough");
+    }
+}
+
 /// Checks that `publish` publishes `count` messages, and that they arrive.
 fn check(stand: &mut Stand, payload: &[u8], count: u64, publish: Publish) {
     let mut subscriber = subscribe(stand);
@@ -92,12 +104,15 @@ fn publish(criterion: &mut Criterion) {
     for size in SIZES {
         let mut stand = new_stand(size);
         let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
-        let ways: [(_, _, Publish); 4] = [
+        let mut ways: Vec<(_, _, Publish)> = vec![
             ("single", 1, single),
             ("loan", 1, loan),
             ("batch", batch_len(size), batch),
             ("batch of loans", batch_len(size), batch_of_loans),
         ];
+        if size == size_of::<Value>() {
+            ways.push(("batch, typed", batch_len(size), batch_typed));
+        }
         for (name, count, publish) in ways {
             check(&mut stand, &payload, count, publish);
             group.throughput(Throughput::ElementsAndBytes {
