@@ -31,9 +31,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         quantity: u64::from(i) * 100,
         instrument: *b"LAPWING-EUR-SPOT",
     };
-    for i in 1..=1000 {
-        server.publisher().publish_typed(&quote(i))?;
+    server.publisher().publish_typed(&quote(1))?;
+    // Many at once: one look at the clock, and each goes from registers to the ring.
+    let mut batch = server.publisher().batch();
+    for i in 2..=1000 {
+        batch.push_typed(0, &quote(i))?;
     }
+    drop(batch);
 
     let Poll::Message(whole) = subscriber.poll_typed::<Quote>() else {
         return Err("the first quote is gone".into());

@@ -3,7 +3,7 @@
 //! Publishing copies the payload into the ring, a word at a time, and stores its stamp: no system call and no locked
 //! instruction while nobody sleeps, and nothing that depends on how many read. A [`Loan`] lends room in the ring to be
 //! filled in place; a [`Batch`] reads the clock once and wakes sleepers once for many messages, pushed or lent: small
-//! messages made in place in a batch are the quickest there are.
+//! values of a type in a batch ([`Batch::push_typed`]) are the quickest messages there are.
 //!
 //! Lossless subscribers hold the publisher up when they are a whole ring behind (see [`LosslessPolicy`](crate::LosslessPolicy)): publishing then
 //! waits for them, and `try_publish` says [`PublishError::Full`] instead. Nobody else can.

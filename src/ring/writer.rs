@@ -10,6 +10,7 @@ use crate::words::{WORD_BYTES, words_for};
 
 /// How far ahead of a small message the publisher asks for lines: for 16 of the default size.
 const AHEAD_BYTES: usize = 2 * copy::STORE_AHEAD_BYTES;
+/// Bytes of a cache line.
 const LINE_BYTES: usize = LINE_WORDS * WORD_BYTES;
 /// For payloads of which at least `SHORT_IN_STEP` make a step, the floor moves by such a share of the arena at a time: a
 /// reader looks at it after every large message, and finds its line in its own cache for as long as it stays. (In a model
@@ -34,7 +35,7 @@ pub(crate) struct Writer {
 pub(crate) struct Place {
     /// First word of the message's slot.
     slot: usize,
-    /// First word.
+    /// First word of the payload.
     pub(crate) start: usize,
     /// The arena position of a large payload.
     position: Option<u64>,
