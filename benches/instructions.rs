@@ -129,7 +129,7 @@ impl Counted {
                 size,
                 state,
                 |(batch, _)| {
-                    let value: Value = [black_box(7); _];
+                    let value: Value = [black_box(7); 8];
                     black_box(batch.push_typed(7, &value).expect("short enough"));
                 },
                 |(_, company)| read(company),
@@ -195,7 +195,7 @@ impl Counted {
     fn typed(&self, stand: &mut Stand) {
         let mut state = (attach(stand), stand.server.publisher());
         let publish = |publisher: &mut Publisher| {
-            publisher.publish_typed::<Value>(&[7; _]).expect("short enough");
+            publisher.publish_typed::<Value>(&[7; 8]).expect("short enough");
         };
         publish(state.1);
         self.count(

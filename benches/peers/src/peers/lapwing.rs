@@ -353,7 +353,7 @@ impl Sender for LapwingSender {
 fn make(loan: Result<Loan<'_>, PublishError>, sequence: u64, len: usize, made: impl FnOnce()) {
     let mut loan = loan.expect("a ring with room for it");
     if len == size_of::<Small>() {
-        loan.push_typed::<Small>(&[sequence; _]).expect("a loan of as many");
+        loan.push_typed::<Small>(&[sequence; 8]).expect("a loan of as many");
     } else {
         let words = (0..len / size_of::<u64>()).map(|_| sequence);
         loan.push_words(words).expect("a loan of as many");
