@@ -306,7 +306,7 @@ pub(crate) fn store_each(places: &[AtomicU64], mut words: impl ExactSizeIterator
     let coming = &places[..words.len().min(places.len())];
     let blocks = if HAS_BLOCKS { coming.as_chunks().0 } else { &[] };
     for (done, place) in blocks.iter().enumerate() {
-        // They may be fewer than they said. Of those that say once more that eight come, none is looked for as it is made.
+        // They may be fewer than they said. Having asked, the compiler makes eight at once, without a look whether each comes.
         if words.len() < BLOCK_WORDS {
             return done * BLOCK_WORDS + store_one_by_one(place, words);
         }

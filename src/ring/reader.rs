@@ -282,7 +282,8 @@ impl Course<'_> {
         }
     }
 
-    /// Looks once. `Err(None)` if the message is not there yet.
+    /// Looks once. `Err(None)` if the message is not there yet. Apart from `poll`: a lone one takes 0.9 of the time if its
+    /// outcome is put together behind all this.
     #[inline(always)]
     fn look<'w, R>(
         &mut self,
