@@ -1,5 +1,5 @@
-//! Rows of words, made and looked at in place, at every length: as programs have them, with the blocks that unit tests do
-//! without.
+//! Rows of words, made and looked at in place, at every length, and values of a type: as programs have them, with the blocks
+//! that unit tests do without.
 
 use std::ops::Range;
 
