@@ -1,8 +1,6 @@
 //! What a lossless subscriber claims: the words that it shares with the server, and who it is.
 
-use crate::ring::Reader;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, fence, light_barrier};
-use crate::words::Words;
 
 /// The sequence wanted next. Written by the subscriber.
 const CURSOR: usize = 0;
@@ -90,11 +88,12 @@ impl Settling {
         Self { live, is_over: false }
     }
 
-    /// Whether the message at the cursor stays as it is while it is claimed, provided that a poll after this finds it.
+    /// Whether the message at `cursor` stays as it is while it is claimed, provided that a poll after this finds it.
+    /// `is_there` tells whether a message is.
     #[inline]
-    pub(crate) fn is_safe(&mut self, reader: &Reader, words: Words<'_>) -> bool {
-        self.is_over = self.is_over || reader.is_there(words, self.live);
-        self.is_over || reader.cursor() >= self.live
+    pub(crate) fn is_safe(&mut self, cursor: u64, is_there: impl FnOnce(u64) -> bool) -> bool {
+        self.is_over = self.is_over || is_there(self.live);
+        self.is_over || cursor >= self.live
     }
 }
 

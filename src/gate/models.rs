@@ -220,7 +220,7 @@ fn arena_from_before_the_claim_is_not_overwritten_once_the_next_is_there() {
 fn read_from_before_the_claim(stage: &Stage, _: Option<Arc<Claim>>) {
     let (claim, first, live) = join(stage, || ring::oldest(&stage.geometry, stage.words(), 0));
     let mut reader = Reader::new(stage.geometry, first);
-    let is_safe = Settling::new(live).is_safe(&reader, stage.words());
+    let is_safe = Settling::new(live).is_safe(reader.cursor(), |live| reader.is_there(stage.words(), live));
     match reader.poll(stage.words(), |_| ()) {
         // Only now, as what is lent is looked at after the poll.
         Poll::Message(received) if is_safe => stage.read_unchecked(received.sequence),

@@ -272,6 +272,11 @@ impl Course<'_> {
         self.reader.set_chased(is_chased);
     }
 
+    /// As [`Reader::is_there`].
+    pub(crate) fn is_there(&self, words: Words<'_>, sequence: u64) -> bool {
+        self.reader.is_there(words, sequence)
+    }
+
     /// As [`Reader::poll`].
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
