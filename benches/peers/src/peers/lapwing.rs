@@ -181,7 +181,7 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing, held",
-        settings: "The same, read by a `BlockingSubscriber`, which is lent `&[u8]`, `WaitStrategy::Spin`.",
+        settings: "The same, read by a `BlockingSubscriber`, whose `drain` lends `&[u8]`, `WaitStrategy::Spin`.",
         publish: Publish::InPlace,
         receive: Receive::Held,
         wait: SPIN,
@@ -413,10 +413,11 @@ impl Receiver for LapwingReceiver {
                     |outcome| tell(outcome, &mut each),
                 );
             }
-            Any::Held(subscriber) => tell(
-                subscriber.receive(WAIT).map(|held| look_at_bytes(&held, reading)),
-                &mut each,
-            ),
+            Any::Held(subscriber) => {
+                subscriber.drain(self.limit, |outcome| {
+                    tell(outcome.map(|bytes| look_at_bytes(bytes, reading)), &mut each);
+                });
+            }
             Any::Remote(subscriber) => {
                 let outcome = subscriber.poll(|payload| look_at_bytes(payload, reading));
                 tell(outcome.expect("a server that goes on"), &mut each);
@@ -429,6 +430,7 @@ impl Receiver for LapwingReceiver {
         let _ = match &mut self.subscriber {
             Any::Lossy(subscriber) if self.wait != Wait::Not => subscriber.wait(WAIT),
             Any::Lossless(subscriber) => subscriber.wait(WAIT),
+            Any::Held(subscriber) => subscriber.wait(WAIT),
             _ => return std::hint::spin_loop(),
         };
     }
