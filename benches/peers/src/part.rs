@@ -97,6 +97,8 @@ impl Figures {
 
 /// The share of the time that is not counted.
 const WARM_UP: f64 = 0.1;
+/// The least that is not counted where everybody falls asleep: some peers find out only then who has to be woken.
+const WARM_UP_ASLEEP_NS: f64 = 100e6;
 /// Before a round trip that is to find everybody asleep.
 const NAP: Duration = Duration::from_micros(200);
 /// How long nothing comes before a reader gives up that has not seen the end although the sender has sent it.
@@ -291,7 +293,12 @@ impl Scene<'_> {
     }
 
     fn warm_up(&self) -> u64 {
-        (self.length() as f64 * WARM_UP) as u64
+        let least_ns = if self.run.work.is_asleep() {
+            WARM_UP_ASLEEP_NS
+        } else {
+            0.0
+        };
+        (self.length() as f64 * WARM_UP).max(least_ns / self.scale.ns_per_tick()) as u64
     }
 
     /// Several readers share a processor: who finds nothing lets another one look.
@@ -318,7 +325,7 @@ impl Scene<'_> {
             if now - start > warm_up {
                 trips.record(now - before);
             }
-            if now - start > length {
+            if now - start > warm_up + length {
                 break;
             }
         }

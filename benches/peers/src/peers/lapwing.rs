@@ -199,7 +199,7 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing over TCP",
-        settings: "A server without shared memory, 65,536 slots, batches in streams, a `RemoteSubscriber`.",
+        settings: "A server without shared memory, 65,536 slots, batches in streams, a `RemoteSubscriber`, a yield after each poll that found nothing.",
         publish: Publish::Batch,
         receive: Receive::Remote { is_lossless: false },
         wait: Wait::Not,
@@ -431,7 +431,9 @@ impl Receiver for LapwingReceiver {
             Any::Lossy(subscriber) if self.wait != Wait::Not => subscriber.wait(WAIT),
             Any::Lossless(subscriber) => subscriber.wait(WAIT),
             Any::Held(subscriber) => subscriber.wait(WAIT),
-            _ => return std::hint::spin_loop(),
+            // The thread that sends shares the processor.
+            Any::Remote(_) => return std::thread::yield_now(),
+            Any::Lossy(_) => return std::hint::spin_loop(),
         };
     }
 }
