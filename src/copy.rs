@@ -22,13 +22,17 @@ use crate::words::{WORD_BYTES, look, words_for};
 
 mod blocks;
 
-use blocks::{BLOCK_BYTES, BLOCK_WORDS, Block, move_blocks, move_fresh_blocks};
+use blocks::{BLOCK_BYTES, BLOCK_WORDS, Block, fetch_blocks, move_blocks, move_fresh_blocks};
 #[cfg(target_arch = "x86_64")]
 use blocks::{load_block, put_block};
 
 /// How far ahead of a store the publisher asks for cache lines. Those behind a long message are those of the next one. Readers
 /// on other processors have had them since the last round, and to take them back takes as long as several messages.
 pub(crate) const STORE_AHEAD_BYTES: usize = 1024;
+
+/// How far ahead of a load a reader asks for cache lines. Processors do so on their own, but some of them not enough, and none
+/// beyond a page.
+pub(crate) const LOAD_AHEAD_BYTES: usize = 2048;
 
 /// The most that may have been written so recently that it has not reached the cache: a processor keeps back some 60 stores.
 const FRESH_BYTES: usize = 512;
@@ -39,21 +43,25 @@ const FEW_BYTES: usize = 256;
 /// Whether this build has the blocks. Unit tests watch single loads, and models know only atomics.
 const HAS_BLOCKS: bool = cfg!(all(target_arch = "x86_64", not(any(test, loom, miri, portable))));
 
-/// Asks for the cache line of `word`, to be looked at soon. Costs an instruction and waits for nothing.
+/// Asks for the cache line `AHEAD` bytes behind `word`, to be looked at soon. Wherever that is, to ask touches nothing. Costs
+/// an instruction and waits for nothing.
 #[inline]
-pub(crate) fn prefetch(word: &AtomicU64) {
+pub(crate) fn prefetch_to_load<const AHEAD: usize>(word: &AtomicU64) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
     // SAFETY: a hint, which touches no memory as far as programs can tell.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast());
+        std::arch::asm!(
+            "prefetcht0 [{word} + {ahead}]",
+            word = in(reg) word,
+            ahead = const AHEAD,
+            options(nostack, preserves_flags, readonly),
+        );
     }
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
     let _ = word;
 }
 
-/// Asks for the cache line `AHEAD` bytes behind `word`, to be stored to soon: its readers lose it. Wherever that is, to ask
-/// touches nothing. Costs an instruction and waits for nothing.
+/// As [`prefetch_to_load`], to be stored to soon: its readers lose it.
 #[inline]
 pub(crate) fn prefetch_to_store<const AHEAD: usize>(word: &AtomicU64) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
@@ -146,7 +154,7 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
     if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
         done = whole.len() - whole.len() % BLOCK_WORDS;
         // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
-        unsafe { move_blocks::<0>(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
+        unsafe { fetch_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
     }
     for (out, word) in whole[done..].iter_mut().zip(&words[done..]) {
         *out = bytes_of(look(word));

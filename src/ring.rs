@@ -42,7 +42,7 @@
 
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_HEADER_WORDS};
 use crate::sync::{Ordering, fence};
-use crate::words::Words;
+use crate::words::{WORD_BYTES, Words};
 
 mod reader;
 mod values;
@@ -67,6 +67,7 @@ const FIRST_WORDS: usize = BODY + 1;
 
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
+const LINE_BYTES: usize = LINE_WORDS * WORD_BYTES;
 /// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
 const ARENA_ALIGN_WORDS: u64 = LINE_WORDS as u64;
 

@@ -58,11 +58,11 @@ impl<'a> Words<'a> {
         look(&self.0[index])
     }
 
-    /// Asks for the cache line of the word at `index`, if there is such a word. It is not looked at.
+    /// Asks for the cache line `AHEAD` bytes behind the word at `index`, if there is such a word. It is not looked at.
     #[inline]
-    pub(crate) fn prefetch(self, index: usize) {
+    pub(crate) fn prefetch<const AHEAD: usize>(self, index: usize) {
         if let Some(word) = self.0.get(index) {
-            copy::prefetch(word);
+            copy::prefetch_to_load::<AHEAD>(word);
         }
     }
 
@@ -153,7 +153,11 @@ impl Iterator for Iter<'_> {
     fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
         let (blocks, rest) = self.0.as_slice().as_chunks();
         let mut folded = init;
-        for block in blocks {
+        for (index, block) in blocks.iter().enumerate() {
+            // Not for a single one, which is in its slot: who goes from slot to slot asks for those.
+            if index > 0 {
+                copy::prefetch_to_load::<{ copy::LOAD_AHEAD_BYTES }>(&block[0]);
+            }
             folded = copy::look_at_block(block).into_iter().fold(folded, &mut f);
         }
         rest.iter().map(look).fold(folded, f)

@@ -5,7 +5,7 @@
 use std::arch::x86_64::__m128i;
 
 #[cfg(target_arch = "x86_64")]
-use super::STORE_AHEAD_BYTES;
+use super::{LOAD_AHEAD_BYTES, STORE_AHEAD_BYTES};
 use crate::words::WORD_BYTES;
 
 /// What a block moves at a time.
@@ -15,13 +15,13 @@ pub(super) const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 /// As many words as a block moves, in registers.
 pub(super) type Block = [u64; BLOCK_WORDS];
 
-/// The loop that moves blocks: `load` brings one from `{from}` into the registers `{a}` to `{d}`.
+/// The loop that moves blocks: `load` asks for the line `{ahead}` bytes behind one of the two places, and brings a block
+/// from `{from}` into the registers `{a}` to `{d}`. Wherever that line is, to ask for it touches nothing.
 #[cfg(target_arch = "x86_64")]
 macro_rules! move_in_turns {
     ($from:ident, $to:ident, $blocks:ident, $ahead:ident, $($load:literal),+ $(,)?) => {
         std::arch::asm!(
             "2:",
-            "prefetchw [{to} + {ahead}]",
             $($load,)+
             "movups [{to}], {a}",
             "movups [{to} + 16], {b}",
@@ -45,7 +45,7 @@ macro_rules! move_in_turns {
 }
 
 /// Moves `blocks` times 64 bytes. Before each block it asks for the line `AHEAD` bytes behind the place that it goes to, to
-/// be stored to soon; wherever that is, to ask touches nothing.
+/// be stored to soon.
 ///
 /// # Safety
 /// `from` must be valid for reads and `to` for writes of so many bytes; `blocks` must not be 0. What others write or
@@ -60,6 +60,31 @@ pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u
             to,
             blocks,
             AHEAD,
+            "prefetchw [{to} + {ahead}]",
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+        );
+    }
+}
+
+/// As [`move_blocks`], from the ring: what is asked for is the line [`LOAD_AHEAD_BYTES`] behind the place that a block comes
+/// from.
+///
+/// # Safety
+/// As [`move_blocks`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) unsafe fn fetch_blocks(from: *const u8, to: *mut u8, blocks: usize) {
+    // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
+    unsafe {
+        move_in_turns!(
+            from,
+            to,
+            blocks,
+            LOAD_AHEAD_BYTES,
+            "prefetcht0 [{from} + {ahead}]",
             "movups {a}, [{from}]",
             "movups {b}, [{from} + 16]",
             "movups {c}, [{from} + 32]",
@@ -83,6 +108,7 @@ pub(super) unsafe fn move_fresh_blocks<const AHEAD: usize>(from: *const u8, to: 
             to,
             blocks,
             AHEAD,
+            "prefetchw [{to} + {ahead}]",
             "movq {a}, [{from}]",
             "movhps {a}, [{from} + 8]",
             "movq {b}, [{from} + 16]",
@@ -101,6 +127,15 @@ pub(super) unsafe fn move_fresh_blocks<const AHEAD: usize>(from: *const u8, to: 
 /// Need not be called.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) unsafe fn move_blocks<const AHEAD: usize>(_: *const u8, _: *mut u8, _: usize) {
+    unreachable!("no blocks");
+}
+
+/// As above.
+///
+/// # Safety
+/// Need not be called.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn fetch_blocks(_: *const u8, _: *mut u8, _: usize) {
     unreachable!("no blocks");
 }
 
@@ -178,6 +213,7 @@ mod tests {
             move_blocks::<0>,
             move_blocks::<STORE_AHEAD_BYTES>,
             move_fresh_blocks::<0>,
+            fetch_blocks,
         ];
         for (blocks, move_them) in (1..=5).flat_map(|blocks| ways.map(|way| (blocks, way))) {
             for offset in [0, 1, 7, 8, 16, 31] {

@@ -1,17 +1,16 @@
 //! The publisher's end of the ring: where a message belongs, and the order in which its words become visible.
 
 use super::{
-    ARENA_ALIGN_WORDS, BODY, FIRST_WORDS, LARGE, LENGTH, LINE_WORDS, STAMP, TAG, TIMESTAMP, ended, ready, writing,
+    ARENA_ALIGN_WORDS, BODY, FIRST_WORDS, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, STAMP, TAG, TIMESTAMP, ended, ready,
+    writing,
 };
 use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::words::{WORD_BYTES, words_for};
+use crate::words::words_for;
 
 /// How far ahead of a small message the publisher asks for lines: for 16 of the default size.
 const AHEAD_BYTES: usize = 2 * copy::STORE_AHEAD_BYTES;
-/// Bytes of a cache line.
-const LINE_BYTES: usize = LINE_WORDS * WORD_BYTES;
 /// For payloads of which at least `SHORT_IN_STEP` make a step, the floor moves by such a share of the arena at a time: a
 /// reader looks at it after every large message, and finds its line in its own cache for as long as it stays. (In a model
 /// a step is half of the arena.)
