@@ -144,7 +144,7 @@ const WAYS: [Lapwing; 10] = [
     Lapwing {
         name: "Lapwing, in place",
         settings: "`loan` and `push_words`, for 64 B `push_typed`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots; an \
-                   arena of 4 MiB or four messages, `WaitStrategy::Spin`, `drain`.",
+                   arena of 4 MiB or four messages, `WaitStrategy::Spin` (several readers: `Adaptive`), `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -181,7 +181,7 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing, held",
-        settings: "The same, read by a `BlockingSubscriber`, whose `drain` lends `&[u8]`, `WaitStrategy::Spin`.",
+        settings: "The same, read by a `BlockingSubscriber`, whose `drain` lends `&[u8]`, `WaitStrategy::Spin` (several readers: `Adaptive`).",
         publish: Publish::InPlace,
         receive: Receive::Held,
         wait: SPIN,
@@ -233,6 +233,15 @@ impl Lapwing {
         matches!(self.receive, Receive::Remote { .. })
     }
 
+    /// What a reader does that found nothing: one of several does not keep the others from the processor that they share.
+    fn wait_in(&self, work: Work) -> Wait {
+        if self.wait == SPIN && work.readers() > 1 {
+            ADAPTIVE
+        } else {
+            self.wait
+        }
+    }
+
     /// Bytes of the arena: room for four messages at least.
     fn arena(&self, len: usize) -> u64 {
         self.ring.arena().max(4 * len as u64).next_power_of_two()
@@ -277,9 +286,10 @@ impl Peer for Lapwing {
 
     fn receiver(&self, link: &Link) -> Result<LapwingReceiver> {
         let found = discovery::read(&link.path("peer.toml"), &Trust::default())?;
+        let wait = self.wait_in(link.work);
         Ok(LapwingReceiver {
-            subscriber: subscribe(&found, self.receive, self.wait)?,
-            wait: self.wait,
+            subscriber: subscribe(&found, self.receive, wait)?,
+            wait,
             limit: if link.work.is_stream() { DRAINED } else { 1 },
         })
     }
