@@ -51,9 +51,12 @@ enum Task {
         /// Records of one or several measurements
         #[arg(long, required = true)]
         raw: Vec<PathBuf>,
-        /// Where peers.md and peers.svg go
+        /// Where they go
         #[arg(long, default_value = ".")]
         docs: PathBuf,
+        /// Their name, without .md and .svg
+        #[arg(long, default_value = "peers")]
+        page: String,
     },
     /// Lists the peers that were built in
     List,
@@ -85,7 +88,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Measure(options) => measure::measure(&options),
-        Task::Report { raw, docs } => report::write(&record::read(&raw)?, &docs),
+        Task::Report { raw, docs, page } => report::write(&record::read(&raw)?, &docs, &page),
         Task::List => {
             for peer in peers::all() {
                 println!("{}", peer.about().name);

@@ -17,16 +17,16 @@ use crate::work::Work;
 mod page;
 mod plot;
 
-/// Writes both into `docs`, and the tables to the standard output.
+/// Writes both into `docs`, as `name`.md and `name`.svg, and the tables to the standard output.
 ///
 /// # Errors
 /// If there is nothing to tell, or it cannot be written.
-pub fn write(records: &[Record], docs: &Path) -> Result<()> {
+pub fn write(records: &[Record], docs: &Path, name: &str) -> Result<()> {
     let findings = Findings::of(records)?;
     fs::create_dir_all(docs)?;
-    let path = docs.join("peers.md");
-    fs::write(&path, page::page(&findings)).with_context(|| format!("cannot write {}", path.display()))?;
-    plot::draw(&findings, &docs.join("peers.svg")).context("cannot draw peers.svg")?;
+    let (path, plot) = (docs.join(format!("{name}.md")), docs.join(format!("{name}.svg")));
+    fs::write(&path, page::page(&findings, name)).with_context(|| format!("cannot write {}", path.display()))?;
+    plot::draw(&findings, &plot).with_context(|| format!("cannot draw {}", plot.display()))?;
     print!("{}", page::tables(&findings));
     Ok(())
 }

@@ -9,8 +9,8 @@ use crate::record::Piped;
 
 const TEMPLATE: &str = include_str!("page.md");
 
-/// All of it.
-pub fn page(findings: &Findings<'_>) -> String {
+/// All of it, for a plot of this name.
+pub fn page(findings: &Findings<'_>, name: &str) -> String {
     let machine = findings.machine;
     let (runs, dropped, failed) = findings.runs;
     let cpus: Vec<String> = machine.cpus.iter().map(ToString::to_string).collect();
@@ -28,6 +28,7 @@ pub fn page(findings: &Findings<'_>) -> String {
         machine.load,
     );
     TEMPLATE
+        .replace("{{page}}", name)
         .replace("{{machine}}", &facts)
         .replace("{{tables}}", &tables(findings))
         .replace("{{lines}}", &lines(findings))
