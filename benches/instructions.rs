@@ -163,11 +163,11 @@ impl Counted {
         }
     }
 
-    /// What it takes to drain several messages, in place.
-    fn drains(&self, stand: &mut Stand) {
+    /// What it takes to drain several messages.
+    fn draining<S>(&self, how: &str, stand: &mut Stand, open: impl Fn(&Stand) -> S, drain: impl Fn(&mut S) -> usize) {
         for size in SHORT_SIZES {
             let payload = vec![0x5a; size];
-            let mut state = (attach(stand), stand.server.publisher());
+            let mut state = (open(stand), stand.server.publisher());
             let publish = |publisher: &mut Publisher| {
                 for _ in 0..DRAINED {
                     publisher.publish(&payload).expect("short enough");
@@ -175,17 +175,10 @@ impl Counted {
             };
             publish(state.1);
             self.count(
-                &format!("drain {DRAINED} in place"),
+                &format!("drain {DRAINED} {how}"),
                 size,
                 &mut state,
-                |(subscriber, _)| {
-                    assert_eq!(
-                        black_box(subscriber).drain(DRAINED, sum, |seen| assert!(
-                            matches!(seen, Poll::Message(message) if message.value != 0)
-                        )),
-                        DRAINED
-                    )
-                },
+                |(subscriber, _)| assert_eq!(drain(black_box(subscriber)), DRAINED),
                 |(_, publisher)| publish(publisher),
             );
         }
@@ -224,7 +217,11 @@ impl Counted {
         self.receiving("poll by copy", &mut stand, copying, |(subscriber, copy)| {
             matches!(subscriber.poll_into(copy), Poll::Message(_))
         });
-        self.drains(&mut stand);
+        self.draining("in place", &mut stand, attach, |subscriber| {
+            subscriber.drain(DRAINED, sum, |seen| {
+                assert!(matches!(seen, Poll::Message(message) if message.value != 0));
+            })
+        });
         self.typed(&mut stand);
         let mut subscriber = attach(&stand);
         let nothing = |subscriber: &mut Subscriber| assert!(matches!(subscriber.poll(sum), Poll::Empty));
@@ -259,6 +256,11 @@ impl Counted {
         self.receiving("held message", &mut stand, open, |subscriber| match subscriber.poll() {
             Poll::Message(held) => black_box(&*held.value)[0] == 0x5a,
             _ => false,
+        });
+        self.draining("held", &mut stand, open, |subscriber| {
+            subscriber.drain(DRAINED, |seen| {
+                assert!(matches!(seen, Poll::Message(message) if black_box(message.value)[0] == 0x5a));
+            })
         });
     }
 }
