@@ -300,7 +300,7 @@ impl LosslessSubscriber {
         let (reader, words) = self.subscriber.parts();
         let mut course = reader.course();
         let poll = || {
-            let outcome = course.poll_on(words, &mut read);
+            let outcome = course.poll(words, &mut read);
             if let Poll::Lapped { .. } = outcome {
                 course.set_chased(self.lease.is_evicted());
             }

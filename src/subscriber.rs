@@ -246,7 +246,7 @@ impl Subscriber {
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
         let words = self.segment.words();
         let mut course = self.reader.course();
-        drain(limit, || course.poll_on(words, &mut read), each)
+        drain(limit, || course.poll(words, &mut read), each)
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
@@ -273,6 +273,7 @@ impl Subscriber {
             let now = Instant::now();
             return self.look(now, Some(now));
         }
+        self.reader.set_caught_up();
         if self.is_stream() {
             self.fall_back();
         }

@@ -135,9 +135,9 @@ impl BlockingSubscriber {
             if settling.is_safe(course.cursor(), |live| course.is_there(words, live)) {
                 // SAFETY: it is claimed until `each`, which keeps it no longer, has returned; no message is under way that
                 // passed the gate before the claim did.
-                course.poll_on(words, |view| Cow::Borrowed(unsafe { lend(view) }))
+                course.poll(words, |view| Cow::Borrowed(unsafe { lend(view) }))
             } else {
-                course.poll_on(words, |view| Cow::Owned(view.to_vec()))
+                course.poll(words, |view| Cow::Owned(view.to_vec()))
             }
         };
         let messages = subscriber::drain(limit, poll, |outcome| {

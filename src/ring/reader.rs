@@ -110,6 +110,8 @@ pub(crate) struct Reader {
     is_chased: bool,
     /// Words of the last payload that it read in the arena.
     large_words: u64,
+    /// The last look found a message: the next one may well be there, too.
+    is_behind: bool,
 }
 
 impl Reader {
@@ -121,6 +123,7 @@ impl Reader {
             placed: cursor.min(MAX_SEQUENCE),
             is_chased: true,
             large_words: 0,
+            is_behind: false,
         }
     }
 
@@ -137,6 +140,11 @@ impl Reader {
 
     pub(crate) const fn cursor(&self) -> u64 {
         self.cursor
+    }
+
+    /// Says that there is nothing, as a poll that finds nothing does.
+    pub(crate) const fn set_caught_up(&mut self) {
+        self.is_behind = false;
     }
 
     pub(crate) fn seek(&mut self, cursor: u64) {
@@ -190,6 +198,7 @@ impl Reader {
         Course {
             geometry: self.geometry,
             cursor: self.cursor,
+            is_behind: self.is_behind,
             reader: self,
         }
     }
@@ -263,6 +272,7 @@ impl Reader {
 pub(crate) struct Course<'a> {
     geometry: Geometry,
     cursor: u64,
+    is_behind: bool,
     reader: &'a mut Reader,
 }
 
@@ -284,14 +294,11 @@ impl Course<'_> {
     /// As [`Reader::poll`].
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        told(self.look(words, read))
-    }
-
-    /// As [`Reader::poll`], for who goes on to the next messages: asks for their slots behind one that was found.
-    #[inline(always)]
-    pub(crate) fn poll_on<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        let at = self.geometry.slot_at(self.cursor);
-        told(self.look(words, read).inspect(|_| expect_ahead(words, at)))
+        match self.look(words, read) {
+            Ok(message) => Poll::Message(message),
+            Err(None) => Poll::Empty,
+            Err(Some(obstacle)) => obstacle.told(),
+        }
     }
 
     /// Looks once. `Err(None)` if the message is not there yet. Apart from `poll`: a lone one takes 0.9 of the time if its
@@ -307,12 +314,17 @@ impl Course<'_> {
                 if position.is_some() {
                     self.reader.large_words = words_for(message.len) as u64;
                 }
+                if self.is_behind {
+                    expect_ahead(words, self.geometry.slot_at(self.cursor));
+                }
+                self.is_behind = true;
                 self.cursor += 1;
                 Ok(message)
             }
             Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
                 let at = self.geometry.slot_at(self.cursor);
                 expect(&self.geometry, words, at, self.cursor, stamp);
+                self.is_behind = false;
                 Err(None)
             }
             Err(odd) => {
@@ -329,6 +341,7 @@ impl Drop for Course<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.reader.cursor = self.cursor;
+        self.reader.is_behind = self.is_behind;
     }
 }
 
@@ -341,7 +354,8 @@ fn expect(geometry: &Geometry, words: Words<'_>, at: usize, sequence: u64, stamp
     }
 }
 
-/// Asks for the lines of a slot that is come to soon, from the one at word `at`.
+/// Asks for the lines of a slot that is come to soon, from the one at word `at`. Not for who waits for each message: the
+/// publisher is going to store there.
 #[inline]
 fn expect_ahead(words: Words<'_>, at: usize) {
     words.prefetch::<AHEAD_BYTES>(at);
@@ -426,14 +440,13 @@ enum Obstacle {
     Corrupt { sequence: u64 },
 }
 
-/// What a look found.
-#[inline(always)]
-fn told<R>(looked: Result<Received<R>, Option<Obstacle>>) -> Poll<R> {
-    match looked {
-        Ok(message) => Poll::Message(message),
-        Err(None) => Poll::Empty,
-        Err(Some(Obstacle::Ended)) => Poll::Ended,
-        Err(Some(Obstacle::Lapped { first, missed })) => Poll::Lapped { first, missed },
-        Err(Some(Obstacle::Corrupt { sequence })) => Poll::Corrupt { sequence },
+impl Obstacle {
+    #[inline]
+    fn told<T>(self) -> Poll<T> {
+        match self {
+            Self::Ended => Poll::Ended,
+            Self::Lapped { first, missed } => Poll::Lapped { first, missed },
+            Self::Corrupt { sequence } => Poll::Corrupt { sequence },
+        }
     }
 }
