@@ -74,6 +74,7 @@ impl Writer {
         let slot = self.geometry.slot_at(self.next);
         first_words(memory, slot)[STAMP].store(writing(self.next), Ordering::Relaxed);
         let place = if len <= self.geometry.inline_bytes() {
+            expect_next_line(&memory[slot..slot + self.geometry.slot_words()]);
             Place {
                 slot,
                 start: slot + BODY,
@@ -232,9 +233,7 @@ impl Writer {
         first[STAMP].store(writing(sequence), Ordering::Relaxed);
         // W1, pairs with R2: no word of this message may become visible before the stamp above.
         fence(Ordering::Release);
-        if let Some(next_line) = body.get(LINE_WORDS - BODY) {
-            copy::prefetch_to_store::<0>(next_line);
-        }
+        expect_next_line(slot);
         first[LENGTH].store(payload.len() as u64, Ordering::Relaxed);
         first[TAG].store(tag, Ordering::Relaxed);
         store(body, payload);
@@ -280,6 +279,14 @@ fn first_words(memory: &[AtomicU64], at: usize) -> &[AtomicU64; FIRST_WORDS] {
     memory[at..at + FIRST_WORDS]
         .try_into()
         .expect("as many as were cut out")
+}
+
+/// Asks for the second line of a slot whose first is being stored to.
+#[inline]
+fn expect_next_line(slot: &[AtomicU64]) {
+    if let Some(next_line) = slot.get(LINE_WORDS) {
+        copy::prefetch_to_store::<0>(next_line);
+    }
 }
 
 /// Asks for the lines of a slot that is soon to be stored to. To be called behind the stamp, which somebody may be waiting
