@@ -1,0 +1,175 @@
+use super::*;
+
+fn parse(arguments: &str) -> Result<Args, clap::Error> {
+    Args::try_parse_from(std::iter::once("server").chain(arguments.split_whitespace()))?.check()
+}
+
+#[test]
+fn clap_finds_no_fault_with_the_arguments() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn what_is_said_is_what_is_done() {
+    let args = parse(
+        "--ring-size 1M --slots 4096 --slot-size 256 --max-message 1K --mode 0600 --group 7 --max-connections 5 \
+         --listen [::1]:0 --listen 127.0.0.1:4000 --advertise 10.0.0.1:4000 --info-dir /tmp/x",
+    )
+    .unwrap();
+
+    let options = args.options("n".parse().unwrap());
+
+    assert_eq!((options.ring_bytes, options.slots), (1 << 20, Some(4096)));
+    assert_eq!((options.slot_bytes, options.max_message_bytes), (256, Some(1024)));
+    assert_eq!(
+        options.access,
+        Access {
+            mode: 0o600,
+            group: Some(7)
+        }
+    );
+    assert_eq!((options.listen.len(), options.advertise.len()), (2, 1));
+    assert_eq!(options.max_connections, 5);
+    assert_eq!(options.info_dir, PathBuf::from("/tmp/x"));
+}
+
+#[test]
+fn tuning_that_is_said_is_what_is_done() {
+    let args = parse("--cpu 0 --service-cpu 1,2 --spin --huge-pages try --huge-page-size 1G --lock-memory").unwrap();
+
+    let options = args.options("n".parse().unwrap());
+
+    assert_eq!(args.cpu, "0".parse().ok());
+    assert_eq!(options.service_cpus, "1-2".parse().ok());
+    assert!(options.service_spin);
+    let pages = Pages {
+        huge: HugePages::Try,
+        huge_bytes: Some(1 << 30),
+        locked: true,
+    };
+    assert_eq!(options.pages, pages);
+}
+
+#[test]
+fn what_lossless_clients_are_offered_is_what_was_said() {
+    let offer = |arguments: &str| {
+        parse(arguments)
+            .unwrap()
+            .options("n".parse().unwrap())
+            .lossless
+            .unwrap()
+    };
+
+    assert_eq!(offer("--lossless block").max_subscribers, 64);
+    assert_eq!(offer("--lossless block --max-lossless 3").max_subscribers, 3);
+    assert_eq!(
+        offer("--lossless evict:5s").policy,
+        LosslessPolicy::Evict(Duration::from_secs(5))
+    );
+    assert_eq!(parse("--lossless block").unwrap().on_full(), OnFull::Wait);
+    assert_eq!(
+        parse("--lossless block --on-full drop").unwrap().on_full(),
+        OnFull::Drop
+    );
+    let error = parse("--lossless block --no-socket").unwrap_err().to_string();
+    assert!(error.contains("leave out --no-socket"), "{error}");
+}
+
+#[test]
+fn without_arguments_the_librarys_defaults_hold() {
+    let name: ServerName = "n".parse().unwrap();
+
+    let options = parse("").unwrap().options(name.clone());
+
+    assert_eq!(format!("{options:?}"), format!("{:?}", ServerOptions::new(name)));
+}
+
+#[test]
+fn more_lossless_clients_than_there_may_be_are_not_waited_for() {
+    for line in [
+        "--wait-for 1",
+        "--lossless block --wait-for 0",
+        "--lossless block --wait-for 65",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+    assert!(parse("--lossless block --max-lossless 2 --wait-for 3").is_err());
+    assert_eq!(parse("--lossless block --wait-for 64").unwrap().wait_for(), Some(64));
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    for arguments in [
+        "--no-socket --no-shm",
+        "--no-socket --listen 127.0.0.1:0",
+        "--no-shm --mode 0600",
+        "--no-shm --group 7",
+        "--exit-at-end --generate",
+        "--exit-at-end --message a",
+        "--file a --generate",
+        "--message a --framed",
+        "--follow-file",
+        "--interval 1s",
+        "--count 5",
+        "--count 5 --file a",
+        "--size 64",
+        "--generate --size 15",
+        "--generate --rate 0/s",
+        "--slots 1000",
+        "--ring-size 100K",
+        "--slot-size 32",
+        "--max-message 128K",
+        "--max-message 0",
+        "--max-message 2G --ring-size 4G",
+        "--max-connections 0",
+        "--mode 0999",
+        "--mode 1777",
+        "--group no-such-group-anywhere",
+        "--lossless",
+        "--lossless evict",
+        "--lossless evict:0s",
+        "--lossless block --no-socket",
+        "--lossless block --max-lossless 0",
+        "--lossless block --on-full panic",
+        "--max-lossless 5",
+        "--on-full drop",
+        "--name a/b",
+        "--listen nowhere",
+        "--advertise 10.0.0.1:0",
+        "--linger 1s",
+        "--exit-at-end --publish-listen 127.0.0.1:0",
+        "--exit-at-end --file a --follow-file",
+        "--publish-listen 0.0.0.0:4000",
+        "--publish-listen 127.0.0.1:0 --publish-mode 0600",
+        "--publish-remote",
+        "--stats 0s",
+        "--log-level loud",
+        "--cpu x",
+        "--cpu 1024",
+        "--service-cpu 3-1",
+        "--spin --no-socket",
+        "--huge-pages maybe",
+        "--huge-pages require --no-shm",
+        "--huge-page-size 2M",
+        "--huge-pages transparent --huge-page-size 2M",
+        "--lock-memory --no-shm",
+        "leftover",
+    ] {
+        let error = parse(arguments).expect_err(arguments);
+
+        assert_eq!(error.exit_code(), 2, "{arguments}");
+    }
+}
+
+#[test]
+fn a_size_that_is_no_power_of_two_is_answered_with_one_that_is() {
+    let error = parse("--slots 1000").unwrap_err().to_string();
+
+    assert!(error.contains("1024"), "{error}");
+}
+
+#[test]
+fn the_risk_of_remote_pushers_can_be_taken() {
+    assert!(parse("--publish-listen 0.0.0.0:0 --publish-remote").is_ok());
+    assert!(parse("--publish-listen [::1]:0").is_ok());
+}
