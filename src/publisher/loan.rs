@@ -53,8 +53,12 @@ impl<'p> Loan<'p> {
             ..
         } = publisher;
         let memory = segment.memory();
+        let place = writer.begin(memory, len);
+        if batch_ns.is_none() {
+            writer.expect_next_line(memory, &place);
+        }
         Self {
-            place: writer.begin(memory, len),
+            place,
             memory,
             writer,
             published: bytes,

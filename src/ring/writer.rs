@@ -74,7 +74,6 @@ impl Writer {
         let slot = self.geometry.slot_at(self.next);
         first_words(memory, slot)[STAMP].store(writing(self.next), Ordering::Relaxed);
         let place = if len <= self.geometry.inline_bytes() {
-            expect_next_line(&memory[slot..slot + self.geometry.slot_words()]);
             Place {
                 slot,
                 start: slot + BODY,
@@ -91,6 +90,15 @@ impl Writer {
         // W1, pairs with R2: no word of this message may become visible before the stamp and the floor above.
         fence(Ordering::Release);
         place
+    }
+
+    /// Asks for the second line of the slot that was begun, which takes as long as the first to come: for a lone message. In a
+    /// batch both were asked for sixteen messages before.
+    #[inline]
+    pub(crate) fn expect_next_line(&self, memory: &[AtomicU64], place: &Place) {
+        if place.position.is_none() {
+            expect_next_line(&memory[place.slot..place.slot + self.geometry.slot_words()]);
+        }
     }
 
     /// Where the next large payload, of `words` words, begins: behind the last one, or at the arena's start if it would
