@@ -50,12 +50,8 @@ pub(crate) fn prefetch_to_load<const AHEAD: usize>(word: &AtomicU64) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
     // SAFETY: a hint, which touches no memory as far as programs can tell.
     unsafe {
-        std::arch::asm!(
-            "prefetcht0 [{word} + {ahead}]",
-            word = in(reg) word,
-            ahead = const AHEAD,
-            options(nostack, preserves_flags, readonly),
-        );
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast::<i8>().wrapping_add(AHEAD));
     }
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
     let _ = word;
@@ -153,8 +149,15 @@ fn fill(words: &[AtomicU64], offset: usize, mut out: &mut [MaybeUninit<u8>]) {
     let mut done = 0;
     if HAS_BLOCKS && whole.len() >= BLOCK_WORDS {
         done = whole.len() - whole.len() % BLOCK_WORDS;
-        // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
-        unsafe { fetch_blocks(words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS) };
+        let (from, to, blocks) = (words.as_ptr().cast(), whole.as_mut_ptr().cast(), done / BLOCK_WORDS);
+        // A single one is in its slot: who goes from slot to slot asks for those.
+        if blocks == 1 {
+            // SAFETY: `done` is a multiple of a block and not 0, and neither side has fewer words.
+            unsafe { move_blocks::<0>(from, to, blocks) };
+        } else {
+            // SAFETY: as above.
+            unsafe { fetch_blocks(from, to, blocks) };
+        }
     }
     for (out, word) in whole[done..].iter_mut().zip(&words[done..]) {
         *out = bytes_of(look(word));

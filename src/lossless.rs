@@ -24,7 +24,7 @@ use crate::bell;
 use crate::control::{Control, ControlError};
 use crate::discovery::Found;
 use crate::gate::LosslessPolicy;
-use crate::ring::{Poll, View};
+use crate::ring::{Course, Poll, View};
 use crate::segment::AttachError;
 use crate::socket::frame::ClientFrame;
 use crate::socket::{Agreed, Delivery, RemoteError, Request, agree_with_any};
@@ -203,6 +203,20 @@ impl Returns {
     }
 }
 
+/// A reader under way that gives back all that it has read when it is dropped, be it that who looked at a message panicked.
+#[derive(Debug)]
+struct Leased<'a> {
+    course: Course<'a>,
+    lease: &'a Lease,
+}
+
+impl Drop for Leased<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.lease.advance(self.course.cursor());
+    }
+}
+
 /// A lossless subscriber that gives back messages some at a time: each time costs a line of memory that goes from one
 /// processor to the other and back, and a publisher that waits for room is better off with room for some.
 #[derive(Debug)]
@@ -298,18 +312,20 @@ impl LosslessSubscriber {
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
         let mut returns = Returns::new(&self.subscriber);
         let (reader, words) = self.subscriber.parts();
-        let mut course = reader.course();
+        let mut leased = Leased {
+            course: reader.course(),
+            lease: &self.lease,
+        };
         let poll = || {
+            let Leased { course, lease } = &mut leased;
             let outcome = course.poll(words, &mut read);
             if let Poll::Lapped { .. } = outcome {
-                course.set_chased(self.lease.is_evicted());
+                course.set_chased(lease.is_evicted());
             }
-            returns.come_to(course.cursor(), &self.lease);
+            returns.come_to(course.cursor(), lease);
             outcome
         };
-        let messages = subscriber::drain(limit, poll, each);
-        self.lease.advance(course.cursor());
-        messages
+        subscriber::drain(limit, poll, each)
     }
 
     /// As [`Subscriber::wait`].

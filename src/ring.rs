@@ -49,7 +49,7 @@ mod values;
 mod view;
 mod writer;
 
-pub(crate) use reader::Reader;
+pub(crate) use reader::{Course, Reader};
 pub use reader::{OnLap, Poll, Received};
 pub use values::Values;
 pub use view::View;

@@ -268,12 +268,14 @@ impl Subscriber {
 
     /// Waits until a poll will find something, for up to `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Waited {
+        if !self.is_ready() {
+            self.reader.set_caught_up();
+        }
         if timeout.is_zero() {
             self.waited_at = self.cursor();
             let now = Instant::now();
             return self.look(now, Some(now));
         }
-        self.reader.set_caught_up();
         if self.is_stream() {
             self.fall_back();
         }

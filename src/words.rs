@@ -178,6 +178,12 @@ impl<const N: usize> WordArray<'_, N> {
     pub(crate) fn load(self, index: usize) -> u64 {
         look(&self.0[index])
     }
+
+    /// As [`Words::prefetch`].
+    #[inline]
+    pub(crate) fn prefetch<const AHEAD: usize>(self, index: usize) {
+        copy::prefetch_to_load::<AHEAD>(&self.0[index]);
+    }
 }
 
 /// The one way in which a reader looks at shared memory.

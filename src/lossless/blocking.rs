@@ -7,11 +7,12 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::{Lease, LosslessError, Returns};
+use super::{Lease, Leased, LosslessError, Returns};
 use crate::discovery::Found;
 use crate::gate::{LosslessPolicy, Settling};
-use crate::ring::{Poll, View};
+use crate::ring::{Course, Poll};
 use crate::subscriber::{self, Join, Subscriber, WaitStrategy, Waited};
+use crate::words::Words;
 
 /// Reads a stream through shared memory and loses nothing of it; messages are lent as `&[u8]`, in place, until they are
 /// dropped.
@@ -71,17 +72,9 @@ impl BlockingSubscriber {
     pub fn poll(&self) -> Poll<Held<'_>> {
         let mut subscriber = self.subscriber.borrow_mut();
         let (reader, words) = subscriber.parts();
-        let outcome = if self
-            .settling
-            .borrow_mut()
-            .is_safe(reader.cursor(), |live| reader.is_there(words, live))
-        {
-            // SAFETY: it is claimed until `give_back`, which the `Held` calls when it is dropped and borrows `self` until
-            // then; no message is under way that passed the gate before the claim did.
-            reader.poll(words, |view| Cow::Borrowed(unsafe { lend(view) }))
-        } else {
-            reader.poll(words, |view| Cow::Owned(view.to_vec()))
-        };
+        // SAFETY: the mapping is that of `self`, which what is lent borrows. It is claimed until `give_back`, which the `Held`
+        // calls when it is dropped.
+        let outcome = unsafe { look(&mut reader.course(), words, &mut self.settling.borrow_mut()) };
         let next = reader.cursor();
         match &outcome {
             Poll::Message(received) => self.lent.borrow_mut().push_back((received.sequence, false)),
@@ -95,8 +88,8 @@ impl BlockingSubscriber {
         })
     }
 
-    /// Lends up to `limit` messages that are there already to `each`, one after the other, until it returns. It is given
-    /// every outcome in order, laps and the end included, `Empty` not. Returns how many messages there were.
+    /// Polls up to `limit` times, for messages that are there already, and lends each to `each` until that returns. `each` is
+    /// given every outcome in order, laps and the end included, `Empty` not. Returns how many messages there were.
     ///
     /// Messages are given back some at a time, and all of them when this returns, which costs the publisher and this
     /// subscriber far less than one by one. Copies what [`BlockingSubscriber::poll`] copies.
@@ -128,27 +121,24 @@ impl BlockingSubscriber {
         let settling = self.settling.get_mut();
         let mut returns = Returns::new(subscriber);
         let (reader, words) = subscriber.parts();
-        let mut course = reader.course();
+        let mut leased = Leased {
+            course: reader.course(),
+            lease: &self.lease,
+        };
         let poll = || {
             // Not sooner: what `each` was given is claimed until it returns.
-            returns.come_to(course.cursor(), &self.lease);
-            if settling.is_safe(course.cursor(), |live| course.is_there(words, live)) {
-                // SAFETY: it is claimed until `each`, which keeps it no longer, has returned; no message is under way that
-                // passed the gate before the claim did.
-                course.poll(words, |view| Cow::Borrowed(unsafe { lend(view) }))
-            } else {
-                course.poll(words, |view| Cow::Owned(view.to_vec()))
-            }
+            returns.come_to(leased.course.cursor(), leased.lease);
+            // SAFETY: the mapping is that of `self`, which is borrowed. It is claimed until `each`, which keeps it no longer,
+            // has returned or has panicked: only then is anything given back.
+            unsafe { look(&mut leased.course, words, settling) }
         };
-        let messages = subscriber::drain(limit, poll, |outcome| {
+        subscriber::drain(limit, poll, |outcome| {
             let mut bytes = Cow::default();
             each(outcome.map(|value| {
                 bytes = value;
                 &*bytes
             }));
-        });
-        self.lease.advance(course.cursor());
-        messages
+        })
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed.
@@ -200,19 +190,27 @@ impl BlockingSubscriber {
     }
 }
 
-/// The bytes of a message, in place.
+/// Looks once for the next message: in place, or as a copy while it might still be overwritten.
 ///
 /// # Safety
-/// The mapping of the words lives for `'s`, and until then the message is claimed, by a claim which no publisher overlooks.
-unsafe fn lend<'s>(view: View<'_>) -> &'s [u8] {
-    let bytes = view.words().as_ptr().cast::<u8>();
-    // SAFETY:
-    // - the words of a view hold its `len` bytes, initialised, in a mapping that lives for `'s`;
-    // - nobody stores to them while they are lent: the publisher overwrites nothing from the oldest claimed message on
-    //   (gate.rs, C1 with C2), and the ring checks this one after that;
-    // - a server that breaks the protocol could store to them. It runs as this user, or the control segment would not have
-    //   been opened, and so could write all memory of this process.
-    unsafe { std::slice::from_raw_parts(bytes, view.len()) }
+/// `words` are those of a mapping that lives for `'s`. If a message is found, it must be claimed until `'s` ends, by a claim
+/// that `settling` is about.
+#[inline(always)]
+unsafe fn look<'s>(course: &mut Course<'_>, words: Words<'_>, settling: &mut Settling) -> Poll<Cow<'s, [u8]>> {
+    if !settling.is_safe(course.cursor(), |live| course.is_there(words, live)) {
+        return course.poll(words, |view| Cow::Owned(view.to_vec()));
+    }
+    course.poll(words, |view| {
+        let bytes = view.words().as_ptr().cast::<u8>();
+        // SAFETY:
+        // - the words of a view hold its `len` bytes, initialised, in the mapping;
+        // - nobody stores to them for as long: the publisher overwrites nothing from the oldest claimed message on (gate.rs,
+        //   C1 with C2), and no message is under way that passed the gate before the claim did. The ring checks this one
+        //   after this, and nobody looks at the bytes before that;
+        // - a server that breaks the protocol could store to them. It runs as this user, or the control segment would not
+        //   have been opened, and so could write all memory of this process.
+        Cow::Borrowed(unsafe { std::slice::from_raw_parts(bytes, view.len()) })
+    })
 }
 
 impl Held<'_> {

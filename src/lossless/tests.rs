@@ -1,4 +1,5 @@
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -585,6 +586,30 @@ fn drain_tells_of_laps_and_the_end_and_gives_back_what_was_forgotten() {
     stage.server.end_stream();
     let (messages, told) = drain(&mut subscriber);
     assert_eq!((messages, told.last()), (7, Some(&Poll::Ended)));
+}
+
+#[test]
+fn drain_gives_back_what_it_has_read_though_its_closure_panics() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut blocking = stage.blocking(Join::New);
+    let mut lossless = stage.lossless(Join::New);
+    let full = |stage: &mut Stage| stage.server.publisher().try_publish_tagged(0, b"x") == Err(PublishError::Full);
+    stage.publish(0..7);
+    assert!(full(&mut stage));
+
+    let panics = [
+        panic::catch_unwind(AssertUnwindSafe(|| {
+            blocking.drain(usize::MAX, |_| panic!("meant to be"))
+        })),
+        panic::catch_unwind(AssertUnwindSafe(|| {
+            lossless.drain(usize::MAX, |_| (), |_| panic!("meant to be"))
+        })),
+    ];
+
+    assert!(panics.iter().all(Result::is_err));
+    // The one that was looked at, and no other.
+    stage.publish(7..8);
+    assert!(full(&mut stage));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{
 use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
 use crate::sync::{Ordering, fence};
-use crate::words::{Words, words_for};
+use crate::words::{WordArray, Words, words_for};
 
 /// How far ahead of the slot that it is at a reader of many messages asks for lines: for 32 of the default size.
 const AHEAD_BYTES: usize = 2 * copy::LOAD_AHEAD_BYTES;
@@ -110,7 +110,7 @@ pub(crate) struct Reader {
     is_chased: bool,
     /// Words of the last payload that it read in the arena.
     large_words: u64,
-    /// The last look found a message: the next one may well be there, too.
+    /// A message was found, and since then there was none that is not there yet: the next ones may well be there, too.
     is_behind: bool,
 }
 
@@ -150,6 +150,7 @@ impl Reader {
     pub(crate) fn seek(&mut self, cursor: u64) {
         self.cursor = cursor.min(MAX_SEQUENCE);
         self.placed = self.cursor;
+        self.is_behind = false;
     }
 
     /// Whether a poll would find anything but `Empty`. Loads one word.
@@ -310,12 +311,14 @@ impl Course<'_> {
         read: impl FnOnce(View<'w>) -> R,
     ) -> Result<Received<R>, Option<Obstacle>> {
         match look_at(&self.geometry, words, self.cursor, read) {
-            Ok((message, position)) => {
+            Ok((message, slot, position)) => {
                 if position.is_some() {
                     self.reader.large_words = words_for(message.len) as u64;
                 }
+                // Not for who waits for each message: the publisher is about to store there.
                 if self.is_behind {
-                    expect_ahead(words, self.geometry.slot_at(self.cursor));
+                    slot.prefetch::<AHEAD_BYTES>(STAMP);
+                    slot.prefetch::<{ AHEAD_BYTES + LINE_BYTES }>(STAMP);
                 }
                 self.is_behind = true;
                 self.cursor += 1;
@@ -354,22 +357,14 @@ fn expect(geometry: &Geometry, words: Words<'_>, at: usize, sequence: u64, stamp
     }
 }
 
-/// Asks for the lines of a slot that is come to soon, from the one at word `at`. Not for who waits for each message: the
-/// publisher is going to store there.
-#[inline]
-fn expect_ahead(words: Words<'_>, at: usize) {
-    words.prefetch::<AHEAD_BYTES>(at);
-    words.prefetch::<{ AHEAD_BYTES + LINE_BYTES }>(at);
-}
-
-/// Looks at the slot of message `sequence`: the message and its position, if it is large.
+/// Looks at the slot of message `sequence`: the message, the slot, and the message's position, if it is large.
 #[inline(always)]
 fn look_at<'w, R>(
     geometry: &Geometry,
     words: Words<'w>,
     sequence: u64,
     read: impl FnOnce(View<'w>) -> R,
-) -> Result<(Received<R>, Option<u64>), Odd> {
+) -> Result<(Received<R>, WordArray<'w, FIRST_WORDS>, Option<u64>), Odd> {
     let slot = words.slice(geometry.slot_at(sequence), geometry.slot_words());
     let first = slot.array::<FIRST_WORDS>(0);
     let before = first.load(STAMP);
@@ -410,7 +405,7 @@ fn look_at<'w, R>(
         len,
         value,
     };
-    Ok((message, position))
+    Ok((message, first, position))
 }
 
 /// The payload of `len` bytes at `position` of the arena; `None` if no publisher of this geometry can have put it there.
