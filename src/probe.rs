@@ -318,6 +318,9 @@ impl Report {
                 "shared memory works, but the heartbeat stands still; socket: {}",
                 reason(&self.socket)
             ),
+            Category::Container if self.state == ServerState::Dead => {
+                "the server died; somebody has its shared memory attached still, so that what it published last can be read".to_owned()
+            }
             Category::Container => format!("shared memory works; socket: {}", reason(&self.socket)),
             Category::Remote => format!("socket works; shared memory: {}", reason(&self.shared_memory)),
             Category::Vm if self.state == ServerState::Dead => {

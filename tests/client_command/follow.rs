@@ -366,6 +366,42 @@ fn info_file_of_a_dead_server_does_not_keep_a_client_from_its_end() {
 }
 
 #[test]
+fn segment_of_a_dead_server_that_somebody_has_attached_does_not_keep_a_client_from_its_end() {
+    let stage = Stage::new();
+    let dead = stage.server_of("dead", &["a"]);
+    let _holder = stage.attach("dead");
+    dead.kill();
+    let mut prices = stage.server("prices", &["--exit-at-end"]);
+    let client = stage.client("--follow --exit-at-end --from oldest --format json");
+    client.json_of("detached");
+    prices.publish(&["b"]);
+    prices.end_input();
+
+    let finished = client.finish().expect(0);
+
+    assert!(finished.told().contains("dead: 1 message"), "{finished:#?}");
+}
+
+#[test]
+fn server_that_dies_while_it_is_followed_is_waited_for() {
+    let stage = Stage::new();
+    let dies = stage.server("dies", &[]);
+    let mut prices = stage.server("prices", &["--exit-at-end"]);
+    let client = stage.client("--follow --exit-at-end --format json");
+    client.json_of("attached");
+    client.json_of("attached");
+    dies.kill();
+    client.json_of("detached");
+    prices.end_input();
+    client.json_of("ended");
+
+    let mut again = stage.server("dies", &["--exit-at-end"]);
+    client.json_of("attached");
+    again.end_input();
+    client.finish().expect(0);
+}
+
+#[test]
 fn strangers_bytes_are_escaped_for_people_and_untouched_in_raw() {
     let stage = Stage::new();
     let mut prices = stage.server("prices", &[]);

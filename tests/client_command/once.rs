@@ -311,6 +311,21 @@ fn killed_server_is_reported_as_dead_with_what_to_expect() {
 }
 
 #[test]
+fn killed_server_whose_segment_somebody_has_attached_is_reported_as_dead_and_read() {
+    let stage = Stage::new();
+    let prices = stage.server_of("prices", &["a"]);
+    let _holder = stage.attach("prices");
+    prices.kill();
+
+    let report = stage.run("--format json").expect(0);
+
+    let server = &report.json_of("server")[0];
+    assert_eq!(part(server, &["category", "state"]), json!(["container", "dead"]));
+    assert!(server["reason"].as_str().unwrap().contains("died"), "{server}");
+    assert_eq!(report.json_of("message").len(), 1);
+}
+
+#[test]
 fn arguments_that_make_no_sense_exit_with_2_and_help_lists_the_codes() {
     let stage = Stage::new();
     for options in [

@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lapwing::discovery::{self, Trust};
+use lapwing::{Join, Subscriber};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use serde_json::Value;
@@ -44,6 +46,13 @@ impl Stage {
         server.publish(lines);
         server.wait_for(lines.len() as u64);
         server
+    }
+
+    /// Attaches the segment of a server, which then lasts as long as what is returned.
+    pub fn attach(&self, name: &str) -> Subscriber {
+        let path = self.info().join(format!("{name}.toml"));
+        let found = discovery::read(&path, &Trust::default()).unwrap();
+        Subscriber::open(&found, Join::New).unwrap()
     }
 
     /// Starts a client on the directory.

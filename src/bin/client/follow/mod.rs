@@ -111,6 +111,8 @@ struct Server {
     incarnation: Incarnation,
     /// Whether it held the lock on its info file at the last look.
     lives: bool,
+    /// Whether it did at any look.
+    has_lived: bool,
     /// When the last interim line was printed.
     mark: Option<Mark>,
 }
@@ -278,7 +280,10 @@ impl<'a> Roster<'a> {
             Some(server) if server.is_unwanted() && server.incarnation != found.info.incarnation => {
                 self.follow(key, found, lives);
             }
-            Some(server) => server.lives |= lives,
+            Some(server) => {
+                server.lives |= lives;
+                server.has_lived |= lives;
+            }
             None if count >= MOST_SERVERS => self.tell_problem(format!(
                 "more than {MOST_SERVERS} servers; choose by --name, or follow the rest with another client"
             )),
@@ -322,6 +327,7 @@ impl<'a> Roster<'a> {
                     followed,
                     incarnation,
                     lives,
+                    has_lived: lives,
                     mark: None,
                 };
                 self.servers.insert(key, server);
@@ -338,10 +344,11 @@ impl<'a> Roster<'a> {
                 any = true;
                 true
             }
-            // The info file of a dead server holds nobody up.
+            // The info file of a dead server holds nobody up, nor does its segment, where somebody has that attached still.
             Phase::New => !server.lives,
+            Phase::Lost => !server.has_lived,
             Phase::Unwanted | Phase::Refused => true,
-            Phase::Following | Phase::Lost => false,
+            Phase::Following => false,
         });
         all && any
     }
