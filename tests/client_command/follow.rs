@@ -43,6 +43,18 @@ fn new_means_what_is_published_after_the_client_attached() {
 }
 
 #[test]
+fn client_that_finds_no_server_says_that_it_waits_for_one() {
+    let stage = Stage::new();
+    fs::create_dir(stage.info()).unwrap();
+    let client = stage.client("--follow --format raw -n 1 --from oldest");
+    client.error_with("no server in");
+
+    let _prices = stage.server_of("prices", &["a"]);
+
+    assert_eq!(client.finish().expect(0).output, ["a"]);
+}
+
+#[test]
 fn json_stream_has_the_documented_objects_in_order() {
     let stage = Stage::new();
     let mut prices = stage.server("prices", &["--exit-at-end"]);

@@ -174,7 +174,7 @@ impl<'a> Roster<'a> {
                 self.deaf_until = seen + (seen - now).max(SHORTEST_BETWEEN_LOOKS);
             }
             self.tell_stats(now);
-            if self.common.outlet.is_closed() || (self.args.stream.exit_at_end && self.have_all_ended()) {
+            if self.common.outlet.is_closed() || self.is_done() {
                 return Outcome::Stopped;
             }
             if self.have_all_refused() {
@@ -243,14 +243,24 @@ impl<'a> Roster<'a> {
             let path = directory.path.clone();
             if let Some(error) = directory.watch.degraded() {
                 pause = pause.min(BETWEEN_LOOKS_UNTOLD);
-                let untold = format!(
-                    "the kernel does not tell of changes in {path:?}, which is looked at every second instead; raise \
-                     fs.inotify.max_user_instances or max_user_watches with sysctl: {error}"
-                );
-                self.tell_problem(untold);
+                // Where a right is missing, the look below says so.
+                if error.kind() != io::ErrorKind::PermissionDenied {
+                    let untold = format!(
+                        "the kernel does not tell of changes in {path:?}, which is looked at every second instead; raise \
+                         fs.inotify.max_user_instances or max_user_watches with sysctl: {error}"
+                    );
+                    self.tell_problem(untold);
+                }
             }
             match discovery::list(&path, &self.trust) {
-                Ok(entries) => live_first(entries).into_iter().for_each(|entry| self.take(entry)),
+                Ok(entries) => {
+                    if entries.is_empty() && self.servers.is_empty() {
+                        self.tell_problem(format!("no server in {path:?} yet; waiting for one"));
+                    }
+                    live_first(entries).into_iter().for_each(|entry| self.take(entry));
+                }
+                // The file of a server that has left.
+                Err(ListError::Missing { .. }) if self.is_done() => {}
                 Err(error) => {
                     if matches!(error, ListError::Missing { .. }) {
                         pause = pause.min(BETWEEN_LOOKS_FOR_MISSING);
@@ -334,6 +344,11 @@ impl<'a> Roster<'a> {
             }
             Err(error) => self.tell_problem(format!("{}: {NO_THREAD}: {error}", followed.name)),
         }
+    }
+
+    /// Whether the end of all streams is reached and is to be the end of the program.
+    fn is_done(&self) -> bool {
+        self.args.stream.exit_at_end && self.have_all_ended()
     }
 
     /// Whether at least one stream was attached, and each that was or still may be has ended.
