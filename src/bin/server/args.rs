@@ -227,7 +227,7 @@ pub struct Args {
     #[arg(long, help_heading = "Running", conflicts_with_all = ["follow_file", "publish_listen"])]
     exit_at_end: bool,
 
-    /// How long to wait for clients then [default: 10s]
+    /// How long to wait then for clients that are there [default: 10s]
     #[arg(long, help_heading = "Running", value_name = "TIME", requires = "exit_at_end", value_parser = cli::duration)]
     linger: Option<Duration>,
 

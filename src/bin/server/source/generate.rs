@@ -82,7 +82,8 @@ impl Generate {
 /// Told when it happens first, then ever more rarely.
 fn tell_lag(rate: Rate, lags: u64) {
     if lags.is_power_of_two() {
-        warn!("fell more than a second behind --rate {rate}: what was due is left out ({lags} so far)");
+        let times = if lags == 1 { "" } else { &format!(" {lags} times") };
+        warn!("fell more than a second behind --rate {rate}{times}: what was due then is left out");
     }
 }
 
