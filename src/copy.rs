@@ -55,7 +55,7 @@ pub(crate) fn prefetch_to_load<const AHEAD: usize>(word: &AtomicU64) {
             "prefetcht0 [{word} + {ahead}]",
             word = in(reg) word,
             ahead = const AHEAD,
-            options(nostack, preserves_flags, nomem),
+            options(nostack, preserves_flags, readonly),
         );
     }
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
