@@ -225,6 +225,19 @@ pub fn say(line: &str) {
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
+/// Leaves with what there is to say instead of running: what is wrong with the arguments, or what `--help` and `--version` asked
+/// for.
+pub fn leave_with(command: &str, said: &clap::Error) -> ! {
+    let code = match said.print() {
+        Err(error) if !said.use_stderr() && !is_broken_pipe(&error) => {
+            say(&format!("{command}: cannot write to standard output: {error}"));
+            exit::ERROR.into()
+        }
+        _ => said.exit_code(),
+    };
+    std::process::exit(code)
+}
+
 /// Makes a write beyond the limit of file sizes (`ulimit -f`) an error, which is told and leaves nothing behind. By
 /// default it kills, and a server would leave its unfinished info file.
 ///

@@ -368,7 +368,7 @@ fn closed_output_is_no_error() {
 fn output_that_cannot_be_written_is_an_error() {
     let stage = Stage::new();
     let _prices = stage.server_of("prices", &["a"]);
-    for options in ["", "--format json", "--follow --from oldest"] {
+    for options in ["", "--format json", "--follow --from oldest", "--help", "--version"] {
         let full = fs::File::create("/dev/full").unwrap();
 
         let finished = Client::start_into(&[stage.info()], options, full.into())

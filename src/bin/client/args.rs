@@ -159,7 +159,7 @@ pub(crate) enum Trusted {
 impl Args {
     /// Reads the command line; ends the process if it makes no sense, or only asked for help.
     pub(crate) fn read() -> Self {
-        Self::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+        Self::of(std::env::args_os()).unwrap_or_else(|error| cli::leave_with("client", &error))
     }
 
     /// Understands a command line, the name of the program first.

@@ -34,7 +34,7 @@ const COMMAND: &str = "server";
 fn main() -> ExitCode {
     let args = Args::try_parse()
         .and_then(Args::check)
-        .unwrap_or_else(|error| error.exit());
+        .unwrap_or_else(|error| cli::leave_with(COMMAND, &error));
     cli::start_log(COMMAND, args.log_level);
     cli::raise_file_limit();
     exit_code(|| run(&args))
