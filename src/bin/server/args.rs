@@ -457,4 +457,6 @@ fn with_advice(error: &GeometryError) -> String {
 }
 
 #[cfg(test)]
+// Named, as a fuzz target takes this file by its path.
+#[path = "args/tests.rs"]
 mod tests;
