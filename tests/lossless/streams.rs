@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lapwing::discovery::Found;
 use lapwing::socket::frame::Offer;
-use lapwing::{Join, LosslessSubscriber, Poll, RemoteSubscriber, Subscriber};
+use lapwing::{BlockingSubscriber, Join, LosslessSubscriber, Poll, RemoteSubscriber, Subscriber, Waited};
 use rustix::process::Signal;
 
 use crate::stage::{PATIENCE, Server};
@@ -77,6 +77,23 @@ fn read_socket(found: &Found, join: Join, count: u64) -> Outcome {
     (outcome, !subscriber.is_lossless())
 }
 
+/// Is lent the messages, some at a time.
+fn read_lent(found: &Found, join: Join, count: u64) -> Outcome {
+    let mut subscriber = BlockingSubscriber::open(found, join, PATIENCE).unwrap();
+    let (mut checker, mut fault) = (Checker::default(), None);
+    while fault.is_none() && checker.count < count {
+        if subscriber.wait(PATIENCE) != Waited::Ready {
+            fault = Some(format!("only {} messages came", checker.count));
+        }
+        subscriber.drain(64, |outcome| {
+            if let (None, ControlFlow::Break(first)) = (&fault, checker.take(outcome.map(number))) {
+                fault = Some(first);
+            }
+        });
+    }
+    (fault.map_or(Ok(()), Err), false)
+}
+
 /// Reads nothing until it is evicted.
 fn sleep(found: &Found) {
     let subscriber = LosslessSubscriber::open(found, Join::New, PATIENCE).unwrap();
@@ -87,22 +104,21 @@ fn sleep(found: &Found) {
     }
 }
 
-/// 64 subscribers that join and leave at once. Returns how many of their subscriptions were evicted.
-fn join_and_leave(found: &Found) -> usize {
+/// How one subscriber takes so many messages.
+type Way = fn(&Found, Join, u64) -> Outcome;
+
+/// 64 subscribers that join and leave at once, each in one of the ways. Returns how many of their subscriptions were evicted.
+fn join_and_leave(found: &Found, ways: &[Way]) -> usize {
     const ROUNDS: u64 = 4;
     let evicted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for thread in 0..64 {
+        for (thread, read) in (0..64).zip(ways.iter().cycle()) {
             let evicted = &evicted;
             scope.spawn(move || {
                 for round in 0..ROUNDS {
                     let join = if round % 2 == 0 { Join::New } else { Join::Oldest };
                     let count = 300 + thread * 31 % 1700;
-                    let (outcome, is_evicted) = if thread % 2 == 0 {
-                        read_memory(found, join, count)
-                    } else {
-                        read_socket(found, join, count)
-                    };
+                    let (outcome, is_evicted) = read(found, join, count);
                     if is_evicted {
                         evicted.fetch_add(1, Ordering::Relaxed);
                     } else {
@@ -120,7 +136,7 @@ fn sixty_four_that_join_and_leave_at_speed_lose_nothing() {
     // One that has left makes room a moment later.
     let mut server = Server::start("--generate --rate max --slots 1024 --lossless block --max-lossless 200");
 
-    let evicted = join_and_leave(&server.found());
+    let evicted = join_and_leave(&server.found(), &[read_memory, read_socket, read_lent]);
 
     assert_eq!(evicted, 0);
     server.wait_for("all have left", |_, offer| (offer.subscribers, offer.evicted) == (0, 0));
@@ -134,7 +150,7 @@ fn evicting_some_costs_the_others_nothing() {
 
     let evicted = std::thread::scope(|scope| {
         let sleepers: Vec<_> = (0..3).map(|_| scope.spawn(|| sleep(found))).collect();
-        let evicted = join_and_leave(found);
+        let evicted = join_and_leave(found, &[read_memory, read_socket]);
         sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
         evicted
     });
