@@ -30,8 +30,8 @@ use blocks::{load_block, put_block};
 /// on other processors have had them since the last round, and to take them back takes as long as several messages.
 pub(crate) const STORE_AHEAD_BYTES: usize = 1024;
 
-/// How far ahead of a load a reader asks for cache lines. Processors do so on their own, but some of them not enough, and none
-/// beyond a page.
+/// How far ahead of a load a reader asks for cache lines. Processors do so on their own, but some of them not far enough, and
+/// they stop at the end of a page.
 pub(crate) const LOAD_AHEAD_BYTES: usize = 2048;
 
 /// The most that may have been written so recently that it has not reached the cache: a processor keeps back some 60 stores.
