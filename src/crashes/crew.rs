@@ -18,9 +18,9 @@ const ORDER: &str = "LAPWING_CREW";
 const KILLS: &str = "LAPWING_KILLS";
 /// Before what a crew reports, to tell it from what the test harness says.
 const MARK: &str = "crew reports: ";
-/// A crew that takes longer than this for so many kills is stuck, and ends by SIGALRM.
-const LONGEST_SECONDS: u64 = 300;
-const KILLS_A_SECOND: u64 = 10;
+/// A crew that starts no victim for so long is stuck, and ends by SIGALRM. How long all of them take is the machine's affair: a
+/// virtual one may take ten times as long for an instruction carried out by itself as it did a minute ago.
+const LONGEST_SECONDS: u32 = 300;
 /// They sleep a good deal: more of them than processors.
 const CREWS: u64 = 8;
 
@@ -98,13 +98,20 @@ fn report(crew: Child) -> Tally {
     serde_json::from_str(report.lines().next().unwrap()).unwrap()
 }
 
+/// Says that this process is not stuck, if it is a crew.
+pub fn go_on() {
+    if alarm::cancel().is_some() {
+        alarm::set(LONGEST_SECONDS);
+    }
+}
+
 /// Not a test of its own: what a crew does.
 #[test]
 fn work() {
     let Ok(order) = std::env::var(ORDER) else { return };
     let order: Order = serde_json::from_str(&order).unwrap();
     set_pdeathsig(Signal::SIGKILL).unwrap();
-    alarm::set((LONGEST_SECONDS + order.kills / KILLS_A_SECOND) as u32);
+    alarm::set(LONGEST_SECONDS);
     // Where that is allowed, nobody else's segments are here.
     let is_alone = unshare(CloneFlags::CLONE_NEWIPC).is_ok();
     let mut tally = Tally::default();

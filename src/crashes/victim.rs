@@ -15,6 +15,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::ClockId;
 use nix::unistd::{ForkResult, Pid, fork, pause};
 
+use super::crew;
+
 /// How a victim is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
@@ -63,6 +65,7 @@ impl Victim {
     ///
     /// To be called where other threads do nothing but wait: locks that they held would stay locked in the fork.
     pub fn start<R>(pace: Pace, life: impl FnOnce() -> R) -> Self {
+        crew::go_on();
         // SAFETY: no other thread of this process is in the middle of anything, so all is as usual in the fork.
         let fork = unsafe { fork() }.unwrap();
         let ForkResult::Parent { child: pid } = fork else {
