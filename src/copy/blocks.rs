@@ -15,10 +15,24 @@ pub(super) const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
 /// As many words as a block moves, in registers.
 pub(super) type Block = [u64; BLOCK_WORDS];
 
-/// The loop that moves blocks: `load` asks for the line `{ahead}` bytes behind one of the two places, and brings a block
-/// from `{from}` into the registers `{a}` to `{d}`. Wherever that line is, to ask for it touches nothing.
+/// The loop that moves blocks: `load` asks for the line `{ahead}` bytes behind one of the two places, and brings a block from
+/// `{from}` into the registers `{a}` to `{d}`; after a `hint` alone, by loads of two words. Wherever that line is, to ask for it
+/// touches nothing.
 #[cfg(target_arch = "x86_64")]
 macro_rules! move_in_turns {
+    ($from:ident, $to:ident, $blocks:ident, $ahead:ident, $hint:literal $(,)?) => {
+        move_in_turns!(
+            $from,
+            $to,
+            $blocks,
+            $ahead,
+            $hint,
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+        )
+    };
     ($from:ident, $to:ident, $blocks:ident, $ahead:ident, $($load:literal),+ $(,)?) => {
         std::arch::asm!(
             "2:",
@@ -55,17 +69,7 @@ macro_rules! move_in_turns {
 pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u8, blocks: usize) {
     // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
     unsafe {
-        move_in_turns!(
-            from,
-            to,
-            blocks,
-            AHEAD,
-            "prefetchw [{to} + {ahead}]",
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
-        );
+        move_in_turns!(from, to, blocks, AHEAD, "prefetchw [{to} + {ahead}]",);
     }
 }
 
@@ -79,17 +83,7 @@ pub(super) unsafe fn move_blocks<const AHEAD: usize>(from: *const u8, to: *mut u
 pub(super) unsafe fn fetch_blocks(from: *const u8, to: *mut u8, blocks: usize) {
     // SAFETY: it reads and writes what it may, and touches no flag or register that it does not name.
     unsafe {
-        move_in_turns!(
-            from,
-            to,
-            blocks,
-            LOAD_AHEAD_BYTES,
-            "prefetcht0 [{from} + {ahead}]",
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
-        );
+        move_in_turns!(from, to, blocks, LOAD_AHEAD_BYTES, "prefetcht0 [{from} + {ahead}]",);
     }
 }
 
