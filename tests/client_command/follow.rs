@@ -414,6 +414,23 @@ fn server_that_dies_while_it_is_followed_is_waited_for() {
 }
 
 #[test]
+fn server_elsewhere_that_was_lost_is_waited_for_though_nobody_here_has_its_file_locked() {
+    let stage = Stage::new();
+    let elsewhere = Stage::new();
+    let lost = elsewhere.server("lost", &[]);
+    fs::create_dir(stage.info()).unwrap();
+    fs::copy(elsewhere.info().join("lost.toml"), stage.info().join("lost.toml")).unwrap();
+    let mut prices = stage.server("prices", &["--exit-at-end"]);
+    let client = stage.client("--follow --transport socket --exit-at-end --format json --timeout 4s");
+    client.json_of("attached");
+    client.json_of("attached");
+    lost.kill();
+    prices.end_input();
+
+    client.finish().expect(124);
+}
+
+#[test]
 fn strangers_bytes_are_escaped_for_people_and_untouched_in_raw() {
     let stage = Stage::new();
     let mut prices = stage.server("prices", &[]);

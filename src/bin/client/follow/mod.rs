@@ -361,7 +361,7 @@ impl<'a> Roster<'a> {
             }
             // The info file of a dead server holds nobody up, nor does its segment, where somebody has that attached still.
             Phase::New => !server.lives,
-            Phase::Lost => !server.has_lived,
+            Phase::Lost => !server.has_lived && !server.followed.has_answered(),
             Phase::Unwanted | Phase::Refused => true,
             Phase::Following => false,
         });

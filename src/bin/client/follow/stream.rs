@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub(super) struct Followed {
     /// What is counted, of what was written.
     pub(super) tally: Mutex<Tally>,
     phase: Mutex<Phase>,
+    /// It was attached over its socket, so it lived then, whoever has its info file locked.
+    has_answered: AtomicBool,
 }
 
 impl Followed {
@@ -78,7 +80,13 @@ impl Followed {
             name,
             tally: Mutex::new(Tally::new()),
             phase: Mutex::new(Phase::New),
+            has_answered: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        // Relaxed: the lock of the phase orders it.
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -357,6 +365,9 @@ impl Stream {
         self.is_hung = false;
         let is_new = self.incarnation.replace(incarnation) != Some(incarnation);
         self.followed.tally().attached(transport, is_new);
+        if transport == Transport::Socket {
+            self.followed.has_answered.store(true, Ordering::Relaxed);
+        }
         self.followed.enter(Phase::Following);
         if self.common.style.format == Format::Json {
             Object::begin(&mut self.batch.bytes, "attached")
