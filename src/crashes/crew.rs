@@ -18,8 +18,7 @@ const ORDER: &str = "LAPWING_CREW";
 const KILLS: &str = "LAPWING_KILLS";
 /// Before what a crew reports, to tell it from what the test harness says.
 const MARK: &str = "crew reports: ";
-/// A crew that starts no victim for so long is stuck, and ends by SIGALRM. How long all of them take is the machine's affair: a
-/// virtual one may take ten times as long for an instruction carried out by itself as it did a minute ago.
+/// A crew that starts no victim for so long is stuck, and ends by SIGALRM. How long all of them take is the machine's affair.
 const LONGEST_SECONDS: u32 = 300;
 /// They sleep a good deal: more of them than processors.
 const CREWS: u64 = 8;

@@ -16,6 +16,8 @@ use nix::time::ClockId;
 use nix::unistd::{ForkResult, Pid, fork, pause};
 
 use super::crew;
+#[cfg(target_arch = "x86_64")]
+use super::vdso::Vdso;
 
 /// How a victim is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Victim {
     pid: Pid,
     pace: Pace,
     is_gone: bool,
+    #[cfg(target_arch = "x86_64")]
+    vdso: Vdso,
 }
 
 /// What a victim calls to stand still until its parent lets it go on.
@@ -84,6 +88,8 @@ impl Victim {
             pid,
             pace,
             is_gone: false,
+            #[cfg(target_arch = "x86_64")]
+            vdso: Vdso::here(),
         };
         victim.expect_stop();
         if pace == Pace::Stepped {
@@ -103,8 +109,25 @@ impl Victim {
         }
     }
 
-    /// Lets it carry out one instruction. Returns whether there is another before it stands still.
+    /// Lets it carry out one instruction, and what the vDSO does as one with the call. Returns whether there is another
+    /// before it stands still.
+    #[cfg(target_arch = "x86_64")]
     pub fn step(&mut self) -> bool {
+        let was_there = self.vdso.is_in(self.pid);
+        let is_under_way = self.step_once();
+        if is_under_way && !was_there && self.vdso.is_in(self.pid) {
+            Vdso::run_through(self.pid);
+        }
+        is_under_way
+    }
+
+    /// Lets it carry out one instruction. Returns whether there is another before it stands still.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn step(&mut self) -> bool {
+        self.step_once()
+    }
+
+    fn step_once(&mut self) -> bool {
         ptrace::step(self.pid, None).unwrap();
         self.is_under_way()
     }
