@@ -22,15 +22,15 @@ use crate::causes::with_causes;
 use crate::discovery::{self, Found, Trust, Watch};
 use crate::incarnation::Incarnation;
 use crate::liveness::ServerState;
-use crate::lossless::{LosslessError, LosslessSubscriber};
-use crate::ring::{Poll, Received, View};
-use crate::socket::{RemoteError, RemoteSubscriber};
+use crate::ring::{Poll, Received};
+use crate::socket::RemoteError;
 use crate::subscriber::{Join, Subscriber, WaitStrategy};
 use crate::transport::{Payload, Transport, TransportChoice};
 
 mod burst;
+mod source;
 
-use burst::{Burst, append};
+use source::{Failure, Opened, Source};
 
 /// How a server is followed.
 #[derive(Debug, Clone)]
@@ -143,51 +143,6 @@ pub struct Follower {
     search: Search,
 }
 
-#[derive(Debug)]
-enum Source {
-    SharedMemory(Box<Subscriber>),
-    Lossless(Box<LosslessSubscriber>),
-    Socket(Box<RemoteSubscriber>),
-}
-
-/// Why a transport cannot be had.
-#[derive(Debug)]
-struct Failure {
-    reason: String,
-    /// This life of the server offers nothing of what was asked for.
-    is_final: bool,
-}
-
-impl From<LosslessError> for Failure {
-    fn from(error: LosslessError) -> Self {
-        Self {
-            reason: with_causes(&error),
-            is_final: matches!(
-                error,
-                LosslessError::NoSocket | LosslessError::Socket(RemoteError::NotLossless)
-            ),
-        }
-    }
-}
-
-impl From<RemoteError> for Failure {
-    fn from(error: RemoteError) -> Self {
-        Self {
-            reason: with_causes(&error),
-            is_final: matches!(error, RemoteError::NotLossless),
-        }
-    }
-}
-
-impl From<&str> for Failure {
-    fn from(reason: &str) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            is_final: false,
-        }
-    }
-}
-
 /// Looking for a server that is not there.
 #[derive(Debug, Default)]
 struct Search {
@@ -222,28 +177,15 @@ impl Follower {
     /// may be called for a message that is overwritten meanwhile and then again, and what it returned then is dropped.
     ///
     /// May take longer than `timeout` by [`FollowOptions::connect_timeout`] while a server does not answer.
-    pub fn next<R>(&mut self, timeout: Duration, mut read: impl FnMut(Payload<'_>) -> R) -> Event<R> {
+    pub fn next<R>(&mut self, timeout: Duration, read: impl FnMut(Payload<'_>) -> R) -> Event<R> {
         if let Some((first, missed)) = self.untold.take() {
             return self.lapped(first, missed);
         }
-        let (incarnation, polled) = match &mut self.source {
-            None => return self.find(timeout),
-            Some(Source::Lossless(subscriber)) => (
-                subscriber.subscriber().incarnation(),
-                Ok(subscriber.receive(timeout, |view| read(Payload::View(view)))),
-            ),
-            Some(Source::SharedMemory(subscriber)) => (
-                subscriber.incarnation(),
-                Ok(subscriber.receive(timeout, |view| read(Payload::View(view)))),
-            ),
-            Some(Source::Socket(subscriber)) => {
-                let incarnation = subscriber.hello().incarnation;
-                (
-                    incarnation,
-                    subscriber.receive(timeout, |bytes| read(Payload::Bytes(bytes))),
-                )
-            }
+        let Some(source) = &mut self.source else {
+            return self.find(timeout);
         };
+        let incarnation = source.incarnation();
+        let polled = source.receive(timeout, read);
         match polled {
             Ok(Poll::Message(received)) => {
                 self.position = Some((incarnation, received.sequence + 1));
@@ -270,46 +212,11 @@ impl Follower {
         if let Some((first, missed)) = self.untold.take() {
             return self.lapped(first, missed);
         }
-        let mut lost = None;
-        let (incarnation, burst) = match &mut self.source {
-            None => return self.find(timeout),
-            Some(Source::SharedMemory(subscriber)) => (
-                subscriber.incarnation(),
-                Burst::take(timeout, out, each, |wait, out, start| {
-                    let read = |view: View<'_>| append(Payload::View(view), out, start);
-                    match wait {
-                        None => subscriber.poll(read),
-                        Some(timeout) => subscriber.receive(timeout, read),
-                    }
-                }),
-            ),
-            Some(Source::Lossless(subscriber)) => (
-                subscriber.subscriber().incarnation(),
-                subscriber.in_advance(|subscriber| {
-                    Burst::take(timeout, out, each, |wait, out, start| {
-                        let read = |view: View<'_>| append(Payload::View(view), out, start);
-                        match wait {
-                            None => subscriber.poll(read),
-                            Some(timeout) => subscriber.receive(timeout, read),
-                        }
-                    })
-                }),
-            ),
-            Some(Source::Socket(subscriber)) => (
-                subscriber.hello().incarnation,
-                Burst::take(timeout, out, each, |wait, out, start| {
-                    let read = |bytes: &[u8]| append(Payload::Bytes(bytes), out, start);
-                    let polled = match wait {
-                        None => subscriber.poll(read),
-                        Some(timeout) => subscriber.receive(timeout, read),
-                    };
-                    polled.unwrap_or_else(|error| {
-                        lost = Some(error);
-                        Poll::Empty
-                    })
-                }),
-            ),
+        let Some(source) = &mut self.source else {
+            return self.find(timeout);
         };
+        let incarnation = source.incarnation();
+        let (burst, lost) = source.burst(timeout, out, each);
         if let Some(cursor) = burst.cursor {
             self.position = Some((incarnation, cursor));
         }
@@ -344,12 +251,7 @@ impl Follower {
 
     /// Whether the server was found to wait no more. True once. Costs a moment: asked when nothing came, or too much.
     fn was_evicted(&mut self) -> bool {
-        let was_evicted = self.is_claimed
-            && match &self.source {
-                Some(Source::Lossless(subscriber)) => subscriber.is_evicted(),
-                Some(Source::Socket(subscriber)) => !subscriber.is_lossless(),
-                _ => false,
-            };
+        let was_evicted = self.is_claimed && self.source.as_ref().is_some_and(Source::is_evicted);
         self.is_claimed &= !was_evicted;
         was_evicted
     }
@@ -479,13 +381,17 @@ impl Follower {
             if !self.options.transport.allows(transport) {
                 continue;
             }
-            let attempt = match transport {
-                Transport::SharedMemory if self.options.lossless => self.claim_segment(&found, join),
-                Transport::SharedMemory => self.attach_segment(&found, join),
-                Transport::Socket => self.connect(&found, join),
+            let attempt = if transport == Transport::SharedMemory && self.corrupt == Some(incarnation) {
+                Err("the segment breaks the protocol".into())
+            } else {
+                Source::open(transport, &found, join, &self.options)
             };
             match attempt {
-                Ok((source, cursor, mut reason)) => {
+                Ok(Opened {
+                    source,
+                    cursor,
+                    mut reason,
+                }) => {
                     if let Some(why_not) = why_not.pop() {
                         reason = format!("{reason}; {why_not}");
                     }
@@ -521,67 +427,11 @@ impl Follower {
         })
     }
 
-    fn attach_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
-        self.check_not_corrupt(found)?;
-        let mut subscriber = Subscriber::open(found, join)
-            .map_err(|error| Failure::from(LosslessError::Attach(error)))?
-            .with_strategy(self.options.strategy);
-        if self.options.prefault {
-            subscriber.segment().prefault();
-            // The stream went on meanwhile.
-            subscriber.rejoin(join);
-        }
-        let (cursor, reason) = (subscriber.cursor(), attached(&subscriber));
-        Ok((Source::SharedMemory(Box::new(subscriber)), cursor, reason))
-    }
-
-    fn claim_segment(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
-        self.check_not_corrupt(found)?;
-        let mut subscriber =
-            LosslessSubscriber::open(found, join, self.options.connect_timeout)?.with_strategy(self.options.strategy);
-        let policy = subscriber.policy();
-        if self.options.prefault {
-            subscriber.subscriber().segment().prefault();
-        }
-        let (cursor, reason) = (subscriber.subscriber().cursor(), attached(subscriber.subscriber()));
-        let reason = format!("{reason}, lossless ({policy})");
-        Ok((Source::Lossless(Box::new(subscriber)), cursor, reason))
-    }
-
-    fn check_not_corrupt(&self, found: &Found) -> Result<(), Failure> {
-        if self.corrupt == Some(found.info.incarnation) {
-            return Err("the segment breaks the protocol".into());
-        }
-        Ok(())
-    }
-
-    fn connect(&self, found: &Found, join: Join) -> Result<(Source, u64, String), Failure> {
-        let Some(socket) = &found.info.socket else {
-            return Err(if self.options.lossless {
-                LosslessError::NoSocket.into()
-            } else {
-                "the server offers none".into()
-            });
-        };
-        let (expected, timeout) = (found.info.incarnation, self.options.connect_timeout);
-        let subscriber = if self.options.lossless {
-            RemoteSubscriber::connect_lossless(&socket.addresses, expected, join, timeout)
-        } else {
-            RemoteSubscriber::connect(&socket.addresses, expected, join, timeout)
-        }?;
-        let (cursor, mut reason) = (subscriber.cursor(), format!("connected to {}", subscriber.address()));
-        if let Some(offer) = subscriber.offer().filter(|_| self.options.lossless) {
-            reason = format!("{reason}, lossless ({})", offer.policy);
-        }
-        Ok((Source::Socket(Box::new(subscriber)), cursor, reason))
-    }
-
     /// Tells the server that this follower lives, while its caller is busy with what it was given: over the socket a
     /// follower that is not called for the server's `silence_ms` is given up, and loses its claim. Never blocks.
     pub fn keep_alive(&mut self) {
-        if let Some(Source::Socket(subscriber)) = &mut self.source {
-            // What is wrong with the connection the next message tells.
-            let _ = subscriber.keep_alive();
+        if let Some(source) = &mut self.source {
+            source.keep_alive();
         }
     }
 
@@ -600,21 +450,16 @@ impl Follower {
     /// Over what the stream is followed now.
     #[must_use]
     pub const fn transport(&self) -> Option<Transport> {
-        match self.source {
+        match &self.source {
             None => None,
-            Some(Source::SharedMemory(_) | Source::Lossless(_)) => Some(Transport::SharedMemory),
-            Some(Source::Socket(_)) => Some(Transport::Socket),
+            Some(source) => Some(source.transport()),
         }
     }
 
     /// How the server is, while it is followed over shared memory. Over the socket a server that hangs is silent, and
     /// detached when that has lasted.
     pub fn server_state(&mut self) -> Option<ServerState> {
-        match &mut self.source {
-            Some(Source::SharedMemory(subscriber)) => Some(subscriber.server_state()),
-            Some(Source::Lossless(subscriber)) => Some(subscriber.subscriber().server_state()),
-            _ => None,
-        }
+        self.source.as_mut().and_then(Source::server_state)
     }
 
     /// Why the server is not followed, if the last look for it was in vain.
@@ -634,13 +479,6 @@ impl Follower {
     pub fn name(&self) -> &str {
         self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
     }
-}
-
-fn attached(subscriber: &Subscriber) -> String {
-    subscriber
-        .segment()
-        .id()
-        .map_or_else(String::new, |id| format!("segment {id} attached read-only"))
 }
 
 const fn describe(transport: Transport) -> &'static str {
