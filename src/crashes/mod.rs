@@ -24,12 +24,11 @@ mod readers;
 
 mod scribe;
 
+mod stepper;
+
 mod stream;
 
 mod tally;
-
-#[cfg(target_arch = "x86_64")]
-mod vdso;
 
 #[expect(unsafe_code, reason = "fork has no safe wrapper")]
 mod victim;

@@ -16,8 +16,7 @@ use nix::time::ClockId;
 use nix::unistd::{ForkResult, Pid, fork, pause};
 
 use super::crew;
-#[cfg(target_arch = "x86_64")]
-use super::vdso::Vdso;
+use super::stepper::Stepper;
 
 /// How a victim is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +33,7 @@ pub struct Victim {
     pid: Pid,
     pace: Pace,
     is_gone: bool,
-    #[cfg(target_arch = "x86_64")]
-    vdso: Vdso,
+    stepper: Option<Stepper>,
 }
 
 /// What a victim calls to stand still until its parent lets it go on.
@@ -88,12 +86,12 @@ impl Victim {
             pid,
             pace,
             is_gone: false,
-            #[cfg(target_arch = "x86_64")]
-            vdso: Vdso::here(),
+            stepper: None,
         };
         victim.expect_stop();
         if pace == Pace::Stepped {
             ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL).unwrap();
+            victim.stepper = Some(Stepper::of(pid));
         }
         victim
     }
@@ -109,39 +107,23 @@ impl Victim {
         }
     }
 
-    /// Lets it carry out one instruction, and what the vDSO does as one with the call. Returns whether there is another
-    /// before it stands still.
-    #[cfg(target_arch = "x86_64")]
+    /// Lets it carry out one instruction, see [`Stepper`]. Returns whether there is another before it stands still.
     pub fn step(&mut self) -> bool {
-        let was_there = self.vdso.is_in(self.pid);
-        let is_under_way = self.step_once();
-        if is_under_way && !was_there && self.vdso.is_in(self.pid) {
-            Vdso::run_through(self.pid);
-        }
-        is_under_way
-    }
-
-    /// Lets it carry out one instruction. Returns whether there is another before it stands still.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn step(&mut self) -> bool {
-        self.step_once()
-    }
-
-    fn step_once(&mut self) -> bool {
-        ptrace::step(self.pid, None).unwrap();
-        self.is_under_way()
+        let status = self.stepper.as_ref().expect("a stepped victim").step();
+        self.is_under_way(status)
     }
 
     /// Lets it run to where it enters or leaves a system call. Returns whether it did before it stands still.
     pub fn run_to_call(&mut self) -> bool {
         ptrace::syscall(self.pid, None).unwrap();
-        self.is_under_way()
+        let status = waitpid(self.pid, None).unwrap();
+        self.is_under_way(status)
     }
 
-    fn is_under_way(&mut self) -> bool {
-        match waitpid(self.pid, None).unwrap() {
+    fn is_under_way(&mut self, status: WaitStatus) -> bool {
+        match status {
             WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
-            status => {
+            _ => {
                 self.expect(status, Signal::SIGSTOP);
                 false
             }
