@@ -10,10 +10,13 @@
 //!
 //! No other load and no cache changes the count. Time does in one place: a process that is carried out step by step finds
 //! that what it last read off the clock is out of date, so publishing looks at the system's clock each time here. What a
-//! system call does in the kernel is not counted, and the clock, which other machines read in other ways, is taken off.
+//! system call does in the kernel is not counted, nor what the kernel's code in user space does, and the rest of a look at
+//! the clock is taken off.
 //! `.ci/instructions` compares with `benches/instructions.tsv`.
 
 mod stand;
+#[path = "../src/crashes/stepper.rs"]
+mod stepper;
 
 use std::env;
 use std::hint::black_box;
@@ -32,6 +35,7 @@ use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use stand::Stand;
+use stepper::Stepper;
 
 const ROLE: &str = "LAPWING_INSTRUCTIONS_ROUNDS";
 const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
@@ -39,7 +43,7 @@ const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
 const SHORT_SIZES: [usize; 3] = [8, 64, 1024];
 /// A value that fits in a slot.
 type Value = [u64; 8];
-/// The lowest of so many is taken: now and then the clock is read twice, or the arena begins again.
+/// The lowest of so many is taken: now and then the arena begins again.
 const ROUNDS: usize = 5;
 const READERS: usize = 64;
 /// Messages that are drained in one go; the ring of the bench holds as many of any size.
@@ -289,6 +293,7 @@ fn sum(view: View<'_>) -> u64 {
 /// The process that counts.
 struct Counter {
     pid: Pid,
+    stepper: Stepper,
     lines: BufReader<ChildStdout>,
 }
 
@@ -306,8 +311,7 @@ impl Counter {
     /// How many instructions it takes until it stands still again.
     fn steps(&self) -> u64 {
         for count in 0.. {
-            ptrace::step(self.pid, None).expect("a process that stands still");
-            match waitpid(self.pid, None).expect("a child") {
+            match self.stepper.step() {
                 WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
                 WaitStatus::Stopped(_, Signal::SIGSTOP) => return count,
                 other => panic!("the process that is counted: {other:?}"),
@@ -345,7 +349,8 @@ fn count(rounds: usize) {
     }
     // Whatever happens here, it does not stay behind.
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL).expect("a process that stands still");
-    let mut counter = Counter { pid, lines };
+    let stepper = Stepper::of(pid);
+    let mut counter = Counter { pid, stepper, lines };
     let mut clock = 0;
     while counter.go_on() {
         let (name, count) = counter.next(rounds);
