@@ -4,13 +4,19 @@
 //! begins again whenever the kernel meanwhile wrote what it reads, with each tick: an instruction at a time that may take
 //! minutes, and is never the same twice.
 
+#[cfg(target_arch = "x86_64")]
+use std::mem::offset_of;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use nix::libc::user;
 use nix::sys::ptrace;
+#[cfg(target_arch = "x86_64")]
+use nix::sys::ptrace::AddressType;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// A process that stands still, traced by this one.
+/// A thread that stands still, traced by this process.
 #[derive(Debug)]
 pub struct Stepper {
     pid: Pid,
@@ -36,7 +42,7 @@ impl Stepper {
         ptrace::step(self.pid, None).unwrap();
         let status = self.status();
         if matches!(status, WaitStatus::Stopped(..)) && !was_there && self.is_in_vdso() {
-            return self.run_to_return();
+            return self.run_to_return().unwrap_or(status);
         }
         status
     }
@@ -50,24 +56,25 @@ impl Stepper {
         self.vdso.contains(&ptrace::getregs(self.pid).unwrap().rip)
     }
 
-    /// Lets it run from the first instruction of a function to the one behind the call.
+    /// Lets it run from the first instruction of a function to the one behind the call, where a debug register stops this
+    /// thread and no other. `None` if there are none to be had.
     #[cfg(target_arch = "x86_64")]
-    fn run_to_return(&self) -> WaitStatus {
-        /// `int3`
-        const BREAKPOINT: i64 = 0xcc;
+    fn run_to_return(&self) -> Option<WaitStatus> {
+        /// The first register is an address that is not to be carried out.
+        const FIRST_IS_USED: i64 = 1;
+        let set = |register: usize, value| {
+            let offset = offset_of!(user, u_debugreg) + register * size_of::<u64>();
+            ptrace::write_user(self.pid, offset as AddressType, value)
+        };
         let stack = ptrace::getregs(self.pid).unwrap().rsp;
-        let behind = ptrace::read(self.pid, stack as ptrace::AddressType).unwrap() as ptrace::AddressType;
-        let code = ptrace::read(self.pid, behind).unwrap();
-        ptrace::write(self.pid, behind, code & !0xff | BREAKPOINT).unwrap();
+        let behind = ptrace::read(self.pid, stack as AddressType).unwrap();
+        set(0, behind).and_then(|()| set(7, FIRST_IS_USED)).ok()?;
         ptrace::cont(self.pid, None).unwrap();
         let status = self.status();
         if matches!(status, WaitStatus::Stopped(..)) {
-            ptrace::write(self.pid, behind, code).unwrap();
-            let mut registers = ptrace::getregs(self.pid).unwrap();
-            registers.rip = behind as u64;
-            ptrace::setregs(self.pid, registers).unwrap();
+            set(7, 0).unwrap();
         }
-        status
+        Some(status)
     }
 
     #[cfg(not(target_arch = "x86_64"))]
@@ -76,7 +83,7 @@ impl Stepper {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn run_to_return(&self) -> WaitStatus {
+    fn run_to_return(&self) -> Option<WaitStatus> {
         unreachable!("it is never in the vDSO of {:?}", self.vdso)
     }
 }
