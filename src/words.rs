@@ -66,6 +66,20 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// Asks for the cache lines that lie [`copy::LOAD_AHEAD_BYTES`] behind these, as `fold` does on its way: for who looks at
+    /// them in other ways. For no more of them than that, and for none behind a single one, which is in its slot.
+    #[inline]
+    pub(crate) fn prefetch_behind(self) {
+        const MOST: usize = copy::LOAD_AHEAD_BYTES / size_of::<Line>();
+        type Line = [AtomicU64; 8];
+        let lines: &[Line] = self.0.as_chunks().0;
+        if lines.len() > 1 {
+            for line in &lines[..lines.len().min(MOST)] {
+                copy::prefetch_to_load::<{ copy::LOAD_AHEAD_BYTES }>(&line[0]);
+            }
+        }
+    }
+
     /// The `len` words from `start`.
     ///
     /// # Panics

@@ -200,7 +200,12 @@ unsafe fn look<'s>(course: &mut Course<'_>, words: Words<'_>, settling: &mut Set
     if !settling.is_safe(course.cursor(), |live| course.is_there(words, live)) {
         return course.poll(words, |view| Cow::Owned(view.to_vec()));
     }
+    let is_behind = course.is_behind();
     course.poll(words, |view| {
+        // As the ring does for slots.
+        if is_behind {
+            view.words().prefetch_behind();
+        }
         let bytes = view.words().as_ptr().cast::<u8>();
         // SAFETY:
         // - the words of a view hold its `len` bytes, initialised, in the mapping;

@@ -282,6 +282,11 @@ impl Course<'_> {
         self.cursor
     }
 
+    /// Whether the next message may well be there, see [`Reader`].
+    pub(crate) const fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// As [`Reader::set_chased`].
     pub(crate) const fn set_chased(&mut self, is_chased: bool) {
         self.reader.set_chased(is_chased);
