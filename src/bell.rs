@@ -14,6 +14,7 @@
 //!
 //! `wakes.rs` has the flags and why no wake is lost; this file has the system calls.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -30,7 +31,7 @@ use crate::{ring, sys};
 /// A message that follows another within this time may do without a wake. Readers spin for longer than this before they
 /// sleep: one that was awake at the last message, or was woken by it, is awake still. Only a publisher that is preempted
 /// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
-/// trailing wake takes.
+/// trailing wake takes: the publisher's next one while the stream goes on, the service thread's behind its last message.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
 /// How long the publisher leaves it at its last decision whether a message makes a wake, while the service thread makes them:
 /// less than WAKE_INTERVAL, so that no pause is overlooked.
@@ -38,6 +39,9 @@ const QUIET_NS: u64 = WAKE_INTERVAL.as_nanos() as u64 / 2;
 /// How often the publisher itself makes wakes while messages follow that fast and nobody is found asleep, and how often
 /// the service thread makes those that it withheld.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
+/// The service thread makes them ever less often while the stream goes on and nobody is found asleep, up to this: each time it
+/// takes a processor from somebody, and the publisher makes its own.
+const LONGEST_TRAILING_INTERVAL: Duration = Duration::from_millis(8);
 /// Longest sleep of a publisher without room, so that it sees a subscriber that is leaving, or is to be evicted.
 const LONGEST_ROOM_SLEEP: Duration = Duration::from_millis(100);
 /// How often the kernel is asked whether anybody is attached.
@@ -276,6 +280,7 @@ pub(crate) struct Attendant {
     /// The wakes that the publisher withheld, and when the next is due.
     trail: Trail,
     next_wake: Instant,
+    trailing_interval: Duration,
     /// Whether membarrier(2) is to be had. If not, sleeps are kept short instead.
     has_barrier: bool,
 }
@@ -295,6 +300,7 @@ impl Attendant {
             next_census: now,
             trail: Trail::default(),
             next_wake: now,
+            trailing_interval: TRAILING_INTERVAL,
             has_barrier,
         }
     }
@@ -319,19 +325,30 @@ impl Attendant {
         }
         // The first is due at once: the publisher's last wake may be as old as WAKE_INTERVAL.
         if !self.trail.is_on() || now >= self.next_wake {
-            let head = || ring::head(self.segment.words()).next;
-            // It was to be had when the flags were made, or they do not ask for it.
-            let barrier = || {
-                process_barrier();
-            };
-            let wake = || wake_readers(&self.segment);
-            self.trail.turn(&self.bell.wakes, barrier, head, wake);
-            self.next_wake = now + TRAILING_INTERVAL;
+            self.make_withheld_wakes(now);
         }
         if self.trail.is_on() {
             next = next.min(self.next_wake);
         }
         next
+    }
+
+    fn make_withheld_wakes(&mut self, now: Instant) {
+        let head = || ring::head(self.segment.words()).next;
+        // It was to be had when the flags were made, or they do not ask for it.
+        let barrier = || {
+            process_barrier();
+        };
+        let woken = Cell::new(0);
+        let wake = || woken.set(wake_some_readers(&self.segment, EVERYBODY));
+        let was_on = self.trail.is_on();
+        self.trail.turn(&self.bell.wakes, barrier, head, wake);
+        self.trailing_interval = if was_on && self.trail.is_on() && woken.get() == 0 {
+            (self.trailing_interval * 2).min(LONGEST_TRAILING_INTERVAL)
+        } else {
+            TRAILING_INTERVAL
+        };
+        self.next_wake = now + self.trailing_interval;
     }
 
     fn take_census(&self) {
@@ -367,3 +384,6 @@ impl Attendant {
         self.bell.wakes.settle(SERVICE);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+use std::sync::mpsc;
+use std::thread;
+
+use mio::{Poll, Token, Waker};
+
+use super::*;
+use crate::incarnation::Incarnation;
+use crate::layout::{Geometry, HEAD_WORD, Header};
+use crate::segment::{Access, Owned, Pages};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A service thread's duties, carried out at times of the test's choice.
+struct Stage {
+    owned: Owned,
+    bell: Arc<Bell>,
+    attendant: Attendant,
+    now: Instant,
+    messages: u64,
+    _poll: Poll,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let geometry = Geometry::new(64, 128, 4096, None).unwrap();
+        // No heartbeat is due in the meantime.
+        let header = Header::new(&geometry, Incarnation::random().unwrap(), "test", 1, 3_600_000_000_000);
+        let owned = Owned::create(header, geometry, Access::default(), Pages::default()).unwrap();
+        let poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        let (bell, now) = (Arc::new(Bell::new()), Instant::now());
+        let mut attendant = Attendant::new(bell.clone(), owned.share(), waker, now);
+        // The first census and the first heartbeat.
+        attendant.turn(now);
+        attendant.next_census = now + Duration::from_secs(3600);
+        Self {
+            owned,
+            bell,
+            attendant,
+            now,
+            messages: 0,
+            _poll: poll,
+        }
+    }
+
+    /// Publishes a message and leaves its wake to the service thread.
+    fn publish(&mut self) {
+        self.messages += 1;
+        self.owned.memory()[HEAD_WORD].store(self.messages << 1, Ordering::Release);
+        self.bell.wakes.withhold(READERS);
+    }
+
+    /// Takes a turn when one is due. Returns how many milliseconds later the next one is.
+    fn turn(&mut self) -> u128 {
+        let next = self.attendant.turn(self.now);
+        let pause = next - self.now;
+        self.now = next;
+        pause.as_millis()
+    }
+
+    /// Streams for five turns.
+    fn stream(&mut self) -> [u128; 5] {
+        [(); 5].map(|()| {
+            self.publish();
+            self.turn()
+        })
+    }
+}
+
+#[test]
+fn trailing_wakes_become_rare_while_a_stream_goes_on_and_nobody_sleeps() {
+    let mut stage = Stage::new();
+
+    assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
+    // The stream pauses: nothing more is due.
+    assert!(stage.turn() > 1000);
+    assert_eq!(stage.bell.wakes.asked() & OWED, 0);
+    assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
+}
+
+#[test]
+fn trailing_wake_that_found_a_sleeper_is_soon_followed_by_the_next() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.stream().last(), Some(&8));
+    stage.publish();
+    let segment = stage.owned.share();
+    let (tell, told) = mpsc::channel();
+    let sleeper = thread::spawn(move || {
+        tell.send(rustix::thread::gettid()).unwrap();
+        let seen = segment.words().load(HEAD_WORD);
+        let started = Instant::now();
+        sleep_while_head_is(&segment, seen, PATIENCE);
+        started.elapsed()
+    });
+    let thread = told.recv().unwrap().as_raw_nonzero();
+    let in_kernel = format!("/proc/self/task/{thread}/syscall");
+    let word = sys::futex_word(stage.attendant.segment.head_word()).as_ptr();
+    let sleep = format!("{} {word:p} ", libc::SYS_futex);
+    let is_asleep = || std::fs::read_to_string(&in_kernel).is_ok_and(|call| call.starts_with(&sleep));
+    while !is_asleep() && !sleeper.is_finished() {
+        thread::yield_now();
+    }
+
+    let pause = stage.turn();
+
+    assert!(sleeper.join().unwrap() < PATIENCE, "woken");
+    assert_eq!(pause, 1);
+    stage.publish();
+    assert_eq!(stage.turn(), 2);
+}
