@@ -299,9 +299,9 @@ struct Counter {
 
 impl Counter {
     /// Lets the other process go on until it stands still. Returns whether it does; else it has ended well.
-    fn go_on(&self) -> bool {
+    fn go_on(&mut self) -> bool {
         ptrace::cont(self.pid, None).expect("a process that stands still");
-        match waitpid(self.pid, None).expect("a child") {
+        match self.stepper.look() {
             WaitStatus::Stopped(_, Signal::SIGSTOP) => true,
             WaitStatus::Exited(_, 0) => false,
             other => panic!("the process that is counted: {other:?}"),
@@ -309,7 +309,7 @@ impl Counter {
     }
 
     /// How many instructions it takes until it stands still again.
-    fn steps(&self) -> u64 {
+    fn steps(&mut self) -> u64 {
         for count in 0.. {
             match self.stepper.step() {
                 WaitStatus::Stopped(_, Signal::SIGTRAP) => {}

@@ -22,6 +22,8 @@ pub struct Stepper {
     pid: Pid,
     /// Where the kernel's code lies; nowhere if there is none.
     vdso: Range<u64>,
+    /// Whether its next instruction is one of those.
+    is_inside: bool,
 }
 
 impl Stepper {
@@ -32,23 +34,35 @@ impl Stepper {
             let address = |digits| u64::from_str_radix(digits, 16).unwrap();
             Some(address(start)..address(end))
         });
-        let vdso = vdso.unwrap_or_default();
-        Self { pid, vdso }
+        let mut stepper = Self {
+            pid,
+            vdso: vdso.unwrap_or_default(),
+            is_inside: false,
+        };
+        stepper.is_inside = stepper.is_in_vdso();
+        stepper
     }
 
     /// Lets it carry out one instruction. Returns how it stands still then, by SIGTRAP if nothing else happened.
-    pub fn step(&self) -> WaitStatus {
-        let was_there = self.is_in_vdso();
+    pub fn step(&mut self) -> WaitStatus {
+        let was_inside = self.is_inside;
         ptrace::step(self.pid, None).unwrap();
-        let status = self.status();
-        if matches!(status, WaitStatus::Stopped(..)) && !was_there && self.is_in_vdso() {
-            return self.run_to_return().unwrap_or(status);
+        let status = self.look();
+        if self.is_inside && !was_inside && self.stop_at_return(true) {
+            ptrace::cont(self.pid, None).unwrap();
+            let status = self.look();
+            self.stop_at_return(false);
+            return status;
         }
         status
     }
 
-    fn status(&self) -> WaitStatus {
-        waitpid(self.pid, None).unwrap()
+    /// Waits until it stands still, whatever let it go on. Returns how.
+    pub fn look(&mut self) -> WaitStatus {
+        let status = waitpid(self.pid, None).unwrap();
+        let has_ended = matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
+        self.is_inside = !has_ended && self.is_in_vdso();
+        status
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -56,25 +70,21 @@ impl Stepper {
         self.vdso.contains(&ptrace::getregs(self.pid).unwrap().rip)
     }
 
-    /// Lets it run from the first instruction of a function to the one behind the call, where a debug register stops this
-    /// thread and no other. `None` if there are none to be had.
+    /// Before the first instruction of a function: has a debug register stop this thread, and no other, behind the call, or
+    /// nowhere any more. Returns whether there is such a register.
     #[cfg(target_arch = "x86_64")]
-    fn run_to_return(&self) -> Option<WaitStatus> {
-        /// The first register is an address that is not to be carried out.
-        const FIRST_IS_USED: i64 = 1;
+    fn stop_at_return(&self, is_wanted: bool) -> bool {
         let set = |register: usize, value| {
             let offset = offset_of!(user, u_debugreg) + register * size_of::<u64>();
-            ptrace::write_user(self.pid, offset as AddressType, value)
+            ptrace::write_user(self.pid, offset as AddressType, value).is_ok()
         };
+        if !is_wanted {
+            return set(7, 0);
+        }
         let stack = ptrace::getregs(self.pid).unwrap().rsp;
         let behind = ptrace::read(self.pid, stack as AddressType).unwrap();
-        set(0, behind).and_then(|()| set(7, FIRST_IS_USED)).ok()?;
-        ptrace::cont(self.pid, None).unwrap();
-        let status = self.status();
-        if matches!(status, WaitStatus::Stopped(..)) {
-            set(7, 0).unwrap();
-        }
-        Some(status)
+        // The last bit of the eighth register puts the first to use, against carrying out what is there.
+        set(0, behind) && set(7, 1)
     }
 
     #[cfg(not(target_arch = "x86_64"))]
@@ -83,7 +93,7 @@ impl Stepper {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn run_to_return(&self) -> Option<WaitStatus> {
+    fn stop_at_return(&self, _: bool) -> bool {
         unreachable!("it is never in the vDSO of {:?}", self.vdso)
     }
 }

@@ -109,15 +109,19 @@ impl Victim {
 
     /// Lets it carry out one instruction, see [`Stepper`]. Returns whether there is another before it stands still.
     pub fn step(&mut self) -> bool {
-        let status = self.stepper.as_ref().expect("a stepped victim").step();
+        let status = self.stepper().step();
         self.is_under_way(status)
     }
 
     /// Lets it run to where it enters or leaves a system call. Returns whether it did before it stands still.
     pub fn run_to_call(&mut self) -> bool {
         ptrace::syscall(self.pid, None).unwrap();
-        let status = waitpid(self.pid, None).unwrap();
+        let status = self.stepper().look();
         self.is_under_way(status)
+    }
+
+    const fn stepper(&mut self) -> &mut Stepper {
+        self.stepper.as_mut().expect("a stepped victim")
     }
 
     fn is_under_way(&mut self, status: WaitStatus) -> bool {
