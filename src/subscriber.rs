@@ -116,6 +116,8 @@ pub struct Subscriber {
     trial_after: u32,
     /// The last wait ended while an adaptive reader would still have been spinning.
     is_brisk: bool,
+    /// The head that stood still for as long as others spin.
+    stood: Option<u64>,
 }
 
 impl Subscriber {
@@ -186,6 +188,7 @@ impl Subscriber {
             brief_waits: 0,
             trial_after: FIRST_TRIAL,
             is_brisk: true,
+            stood: None,
         }
     }
 
@@ -430,22 +433,29 @@ impl Subscriber {
         if let Some(end) = self.ends(now, deadline) {
             return Some(end);
         }
-        let longest = if now < self.attached_at + 3 * CENSUS_INTERVAL {
-            FIRST_SLEEP
-        } else {
-            LONGEST_SLEEP
-        };
+        let longest = self.longest_sleep(now, seen);
         let left = deadline.map_or(longest, |deadline| deadline.saturating_duration_since(now));
         bell::sleep_while_head_is(&self.segment, seen, left.min(longest));
-        if self
-            .reader
-            .sleep_word(self.segment.words())
-            .is_some_and(|word| word != seen)
-        {
+        let head = self.reader.sleep_word(self.segment.words());
+        self.stood = head.filter(|&head| head == seen);
+        if head.is_some_and(|head| head != seen) {
             // The head moves, but not yet to what is waited for, and would end every sleep at once.
             std::thread::sleep(left.min(FIRST_SLEEP));
         }
         None
+    }
+
+    /// How long it may sleep while the head is `seen`.
+    fn longest_sleep(&self, now: Instant, seen: u64) -> Duration {
+        if now < self.attached_at + 3 * CENSUS_INTERVAL {
+            FIRST_SLEEP
+        } else if self.reader.is_ahead_of(seen) && self.stood != Some(seen) {
+            // Who waits for a message and spins sees that none comes. This one is ahead of the stream: one that is not for it
+            // may have come just now, and the wake of the next may be withheld.
+            BRIEF_SPIN_TIME
+        } else {
+            LONGEST_SLEEP
+        }
     }
 
     /// A second subscriber at the same place in the same stream, which tells a server's death as this one does.

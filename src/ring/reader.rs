@@ -186,6 +186,11 @@ impl Reader {
         (!self.is_ready(words)).then_some(seen)
     }
 
+    /// Whether the message that it wants is not the next one behind `head`, a head word, but a later one.
+    pub(crate) const fn is_ahead_of(&self, head: u64) -> bool {
+        self.cursor > head >> 1
+    }
+
     /// Looks once at the slot that the cursor points at. `read` makes what it wants of the message in place; its
     /// result counts only if the message was not overwritten meanwhile.
     #[inline(always)]

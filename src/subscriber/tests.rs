@@ -383,6 +383,26 @@ fn sequence_beyond_the_end_is_not_waited_for() {
     assert_eq!(subscriber.receive(WATCHDOG, |_| ()), Poll::Ended);
 }
 
+#[test]
+fn who_is_ahead_of_the_stream_sleeps_only_once_the_head_stood_still_for_as_long_as_others_spin() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = server(&dir, 8);
+    let mut ahead = subscribe(&server, Join::Sequence(2));
+    let next = subscribe(&server, Join::Sequence(0));
+    let later = |subscriber: &Subscriber| subscriber.attached_at + Duration::from_secs(1);
+    let head = |subscriber: &Subscriber| subscriber.segment.words().load(crate::layout::HEAD_WORD);
+
+    assert_eq!(next.longest_sleep(later(&next), head(&next)), LONGEST_SLEEP);
+    assert_eq!(ahead.longest_sleep(later(&ahead), head(&ahead)), BRIEF_SPIN_TIME);
+    assert_eq!(ahead.nap(None), None);
+    assert_eq!(ahead.longest_sleep(later(&ahead), head(&ahead)), LONGEST_SLEEP);
+    server.publisher().publish(b"not for it").unwrap();
+    assert_eq!(ahead.longest_sleep(later(&ahead), head(&ahead)), BRIEF_SPIN_TIME);
+    server.publisher().publish(b"nor this").unwrap();
+    // The next one is.
+    assert_eq!(ahead.longest_sleep(later(&ahead), head(&ahead)), LONGEST_SLEEP);
+}
+
 /// What message `sequence` holds: a length and bytes that follow from the sequence.
 fn payload(sequence: u64, out: &mut Vec<u8>) {
     let len = (sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize % 700;
