@@ -17,7 +17,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::Backoff;
@@ -52,6 +52,8 @@ pub(crate) const CENSUS_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) struct Bell {
     wakes: Wakes,
     waker: OnceLock<mio::Waker>,
+    /// A wake of the publisher found somebody asleep, and the service thread has not noticed yet.
+    has_slept: AtomicBool,
 }
 
 impl Bell {
@@ -59,6 +61,7 @@ impl Bell {
         Self {
             wakes: Wakes::new(has_process_barrier()),
             waker: OnceLock::new(),
+            has_slept: AtomicBool::new(false),
         }
     }
 
@@ -135,7 +138,7 @@ impl Ringer {
         }
     }
 
-    /// To be called after every message, or after the last of a batch. Costs a load if nobody listens; `now_ns` is called
+    /// To be called after every message, or after the last of a batch, and never without one. Costs a load if nobody listens; `now_ns` is called
     /// only if somebody does, and must not be much older than the message.
     #[inline]
     pub(crate) fn ring(&mut self, now_ns: impl FnOnce() -> u64) {
@@ -152,31 +155,54 @@ impl Ringer {
         self.wake(asked, now_ns);
     }
 
+    /// Rings for what was published before, for a publisher that is about to wait. When that was stays as it is: who watched
+    /// the last message for long enough may be asleep.
+    #[cold]
+    pub(crate) fn ring_again(&mut self, now_ns: impl FnOnce() -> u64) {
+        let asked = self.bell.wakes.asked();
+        self.wake_service(asked);
+        if asked & READERS != 0 {
+            self.wake_readers(asked, now_ns(), false);
+        }
+    }
+
     #[cold]
     fn wake(&mut self, asked: u32, now_ns: u64) {
+        self.wake_service(asked);
+        if asked & READERS != 0 {
+            // A clock that was set back counts as a long time.
+            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
+            (self.last_message_ns, self.decided_ns) = (now_ns, now_ns);
+            self.wake_readers(asked, now_ns, pause >= WAKE_INTERVAL);
+        }
+    }
+
+    fn wake_service(&self, asked: u32) {
         if asked & SERVICE != 0 {
             self.bell.wakes.settle(SERVICE);
             self.bell.wake_service();
         }
-        if asked & READERS != 0 {
-            // A clock that was set back counts as a long time.
-            let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
-            let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
-            (self.last_message_ns, self.decided_ns) = (now_ns, now_ns);
-            if pause >= WAKE_INTERVAL || since_wake >= self.wake_interval {
-                self.last_wake_ns = now_ns;
-                let woken = wake_some_readers(&self.segment, A_FEW);
-                if woken == A_FEW && self.bell.wakes.leave_crowd() {
-                    self.bell.wake_service();
-                }
-                self.wake_interval = if woken > 0 {
-                    WAKE_INTERVAL
-                } else {
-                    (self.wake_interval * 2).min(TRAILING_INTERVAL)
-                };
-            } else if self.bell.wakes.withhold(asked) {
+    }
+
+    /// Wakes the readers if somebody may be asleep or the last wake was long ago; else leaves that to the service thread.
+    fn wake_readers(&mut self, asked: u32, now_ns: u64, may_sleep: bool) {
+        // As above.
+        let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
+        if may_sleep || since_wake >= self.wake_interval {
+            self.last_wake_ns = now_ns;
+            let woken = wake_some_readers(&self.segment, A_FEW);
+            if woken == A_FEW && self.bell.wakes.leave_crowd() {
                 self.bell.wake_service();
             }
+            self.wake_interval = if woken > 0 {
+                // Relaxed: a hint, which may be noticed late.
+                self.bell.has_slept.store(true, Ordering::Relaxed);
+                WAKE_INTERVAL
+            } else {
+                (self.wake_interval * 2).min(TRAILING_INTERVAL)
+            };
+        } else if self.bell.wakes.withhold(asked) {
+            self.bell.wake_service();
         }
     }
 
@@ -343,7 +369,8 @@ impl Attendant {
         let wake = || woken.set(wake_some_readers(&self.segment, EVERYBODY));
         let was_on = self.trail.is_on();
         self.trail.turn(&self.bell.wakes, barrier, head, wake);
-        self.trailing_interval = if was_on && self.trail.is_on() && woken.get() == 0 {
+        let has_slept = self.bell.has_slept.swap(false, Ordering::Relaxed) || woken.get() > 0;
+        self.trailing_interval = if was_on && self.trail.is_on() && !has_slept {
             (self.trailing_interval * 2).min(LONGEST_TRAILING_INTERVAL)
         } else {
             TRAILING_INTERVAL

@@ -235,7 +235,7 @@ impl Publisher {
             };
             let wait = wait.get_or_insert_with(|| {
                 // Those who are to make room must know what there is to read.
-                self.ringer.ring(|| self.clock.now_ns());
+                self.ringer.ring_again(|| self.clock.now_ns());
                 RoomWait::new(timeout)
             });
             if !wait.turn(&claim, seen) {

@@ -67,7 +67,7 @@ impl<'a> Words<'a> {
     }
 
     /// Asks for the cache lines that lie [`copy::LOAD_AHEAD_BYTES`] behind these, as `fold` does on its way: for who looks at
-    /// them in other ways. For no more of them than that, and for none behind a single one, which is in its slot.
+    /// them in other ways. For no more of them than that, and for none behind a single block, which mostly is in its slot.
     #[inline]
     pub(crate) fn prefetch_behind(self) {
         const MOST: usize = copy::LOAD_AHEAD_BYTES / size_of::<Line>();

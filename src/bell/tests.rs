@@ -1,11 +1,13 @@
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use mio::{Poll, Token, Waker};
 
 use super::*;
+use crate::gate::Gate;
 use crate::incarnation::Incarnation;
 use crate::layout::{Geometry, HEAD_WORD, Header};
+use crate::publisher::Publisher;
 use crate::segment::{Access, Owned, Pages};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,12 +80,11 @@ fn trailing_wakes_become_rare_while_a_stream_goes_on_and_nobody_sleeps() {
     assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
 }
 
-#[test]
-fn trailing_wake_that_found_a_sleeper_is_soon_followed_by_the_next() {
-    let mut stage = Stage::new();
-    assert_eq!(stage.stream().last(), Some(&8));
-    stage.publish();
+/// A thread that sleeps until the head moves or somebody wakes it. It returns how long it slept.
+fn sleeper(stage: &Stage) -> JoinHandle<Duration> {
     let segment = stage.owned.share();
+    let word = sys::futex_word(segment.head_word()).as_ptr();
+    let sleep = format!("{} {word:p} ", libc::SYS_futex);
     let (tell, told) = mpsc::channel();
     let sleeper = thread::spawn(move || {
         tell.send(rustix::thread::gettid()).unwrap();
@@ -92,14 +93,20 @@ fn trailing_wake_that_found_a_sleeper_is_soon_followed_by_the_next() {
         sleep_while_head_is(&segment, seen, PATIENCE);
         started.elapsed()
     });
-    let thread = told.recv().unwrap().as_raw_nonzero();
-    let in_kernel = format!("/proc/self/task/{thread}/syscall");
-    let word = sys::futex_word(stage.attendant.segment.head_word()).as_ptr();
-    let sleep = format!("{} {word:p} ", libc::SYS_futex);
+    let in_kernel = format!("/proc/self/task/{}/syscall", told.recv().unwrap().as_raw_nonzero());
     let is_asleep = || std::fs::read_to_string(&in_kernel).is_ok_and(|call| call.starts_with(&sleep));
     while !is_asleep() && !sleeper.is_finished() {
         thread::yield_now();
     }
+    sleeper
+}
+
+#[test]
+fn trailing_wake_that_found_a_sleeper_is_soon_followed_by_the_next() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.stream().last(), Some(&8));
+    stage.publish();
+    let sleeper = sleeper(&stage);
 
     let pause = stage.turn();
 
@@ -107,4 +114,50 @@ fn trailing_wake_that_found_a_sleeper_is_soon_followed_by_the_next() {
     assert_eq!(pause, 1);
     stage.publish();
     assert_eq!(stage.turn(), 2);
+}
+
+#[test]
+fn sleeper_whom_the_publisher_found_makes_the_service_thread_look_soon_again() {
+    let mut stage = Stage::new();
+    let mut ringer = Ringer::new(stage.bell.clone(), stage.owned.share());
+    stage.bell.wakes.ask(READERS, || ());
+    assert_eq!(stage.stream().last(), Some(&8));
+    stage.publish();
+    let sleeper = sleeper(&stage);
+
+    ringer.ring(|| 1_000_000);
+
+    assert!(sleeper.join().unwrap() < PATIENCE, "woken");
+    assert_eq!(stage.turn(), 1);
+    stage.publish();
+    assert_eq!(stage.turn(), 2);
+}
+
+#[test]
+fn publisher_that_waits_for_room_has_published_nothing_by_that() {
+    let stage = Stage::new();
+    let mut ringer = Ringer::new(stage.bell.clone(), stage.owned.share());
+    stage.bell.wakes.ask(READERS, || ());
+    let [message, again, next] = [1_000_000, 1_100_000, 1_105_000];
+
+    ringer.ring(|| message);
+    ringer.ring_again(|| again);
+    ringer.ring(|| next);
+
+    // Who saw the first one had long enough to fall asleep.
+    assert_eq!(ringer.last_wake_ns, next);
+}
+
+#[test]
+fn batch_without_a_message_rings_for_nobody() {
+    let Stage { owned, bell, .. } = Stage::new();
+    let gate = Arc::new(Gate::new(owned.share().geometry(), None));
+    let mut publisher = Publisher::new(owned, bell.clone(), gate);
+    bell.wakes.ask(SERVICE, || ());
+
+    drop(publisher.batch());
+    assert_eq!(bell.wakes.asked(), SERVICE);
+
+    publisher.batch().push(0, b"x").unwrap();
+    assert_eq!(bell.wakes.asked(), 0);
 }

@@ -6,7 +6,8 @@ use bytemuck::NoUninit;
 
 use super::{Loan, PublishError, Publisher};
 
-/// Messages that are published together: one look at the clock, and one wake when the batch is dropped.
+/// Messages that are published together: one look at the clock, and one wake when the batch is dropped. Drop it right behind
+/// its last message: who fell asleep meanwhile sleeps on until then, and that moment counts as the time of that message.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,6 +27,8 @@ use super::{Loan, PublishError, Publisher};
 pub struct Batch<'p> {
     publisher: &'p mut Publisher,
     now_ns: u64,
+    /// The sequence of its first message.
+    first: u64,
 }
 
 impl<'p> Batch<'p> {
@@ -33,6 +36,7 @@ impl<'p> Batch<'p> {
     pub(super) fn new(publisher: &'p mut Publisher) -> Self {
         Self {
             now_ns: publisher.clock.now_ns(),
+            first: publisher.writer.next(),
             publisher,
         }
     }
@@ -127,7 +131,11 @@ fn admit_late(publisher: &mut Publisher, len: usize, now_ns: u64) -> Result<u64,
 impl Drop for Batch<'_> {
     #[inline]
     fn drop(&mut self) {
-        let Publisher { ringer, clock, .. } = &mut *self.publisher;
-        ringer.ring(|| clock.now_ns());
+        let Publisher {
+            ringer, clock, writer, ..
+        } = &mut *self.publisher;
+        if writer.next() != self.first {
+            ringer.ring(|| clock.now_ns());
+        }
     }
 }
