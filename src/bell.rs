@@ -155,14 +155,16 @@ impl Ringer {
         self.wake(asked, now_ns);
     }
 
-    /// Rings for what was published before, for a publisher that is about to wait. When that was stays as it is: who watched
-    /// the last message for long enough may be asleep.
+    /// Rings for what was published before, for a publisher that is about to wait, at most every WAKE_INTERVAL. When that was
+    /// published stays as it is: who watched the last message for long enough may be asleep.
     #[cold]
     pub(crate) fn ring_again(&mut self, now_ns: impl FnOnce() -> u64) {
         let asked = self.bell.wakes.asked();
         self.wake_service(asked);
         if asked & READERS != 0 {
-            self.wake_readers(asked, now_ns(), false);
+            let now_ns = now_ns();
+            let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
+            self.wake_readers(asked, now_ns, since_wake >= WAKE_INTERVAL);
         }
     }
 
