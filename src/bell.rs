@@ -30,8 +30,9 @@ use crate::{ring, sys};
 
 /// A message that follows another within this time may do without a wake. Readers spin for longer than this before they
 /// sleep: one that was awake at the last message, or was woken by it, is awake still. Only a publisher that is preempted
-/// between a message and its wake can leave a reader asleep, or one that sleeps without having spun, for as long as a
-/// trailing wake takes: the publisher's next one while the stream goes on, the service thread's behind its last message.
+/// between a message and its wake, or keeps a batch for long behind its last message, can leave a reader asleep, or one that
+/// sleeps without having spun, for as long as a trailing wake takes: the publisher's next one while the stream goes on, the
+/// service thread's behind its last message.
 pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
 /// How long the publisher leaves it at its last decision whether a message makes a wake, while the service thread makes them:
 /// less than WAKE_INTERVAL, so that no pause is overlooked.
@@ -138,8 +139,8 @@ impl Ringer {
         }
     }
 
-    /// To be called after every message, or after the last of a batch, and never without one. Costs a load if nobody listens; `now_ns` is called
-    /// only if somebody does, and must not be much older than the message.
+    /// To be called after every message, or after the last of a batch, and never without one. Costs a load if nobody
+    /// listens; `now_ns` is called only if somebody does, and must not be much older than the message.
     #[inline]
     pub(crate) fn ring(&mut self, now_ns: impl FnOnce() -> u64) {
         let asked = self.bell.wakes.asked();
@@ -162,9 +163,7 @@ impl Ringer {
         let asked = self.bell.wakes.asked();
         self.wake_service(asked);
         if asked & READERS != 0 {
-            let now_ns = now_ns();
-            let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
-            self.wake_readers(asked, now_ns, since_wake >= WAKE_INTERVAL);
+            self.wake_readers(asked, now_ns(), WAKE_INTERVAL);
         }
     }
 
@@ -175,7 +174,9 @@ impl Ringer {
             // A clock that was set back counts as a long time.
             let pause = Duration::from_nanos(now_ns.wrapping_sub(self.last_message_ns));
             (self.last_message_ns, self.decided_ns) = (now_ns, now_ns);
-            self.wake_readers(asked, now_ns, pause >= WAKE_INTERVAL);
+            let may_sleep = pause >= WAKE_INTERVAL;
+            let interval = if may_sleep { Duration::ZERO } else { self.wake_interval };
+            self.wake_readers(asked, now_ns, interval);
         }
     }
 
@@ -186,11 +187,11 @@ impl Ringer {
         }
     }
 
-    /// Wakes the readers if somebody may be asleep or the last wake was long ago; else leaves that to the service thread.
-    fn wake_readers(&mut self, asked: u32, now_ns: u64, may_sleep: bool) {
+    /// Wakes the readers if the last wake was `interval` ago or more; else leaves that to the service thread.
+    fn wake_readers(&mut self, asked: u32, now_ns: u64, interval: Duration) {
         // As above.
         let since_wake = Duration::from_nanos(now_ns.wrapping_sub(self.last_wake_ns));
-        if may_sleep || since_wake >= self.wake_interval {
+        if since_wake >= interval {
             self.last_wake_ns = now_ns;
             let woken = wake_some_readers(&self.segment, A_FEW);
             if woken == A_FEW && self.bell.wakes.leave_crowd() {
@@ -308,6 +309,7 @@ pub(crate) struct Attendant {
     /// The wakes that the publisher withheld, and when the next is due.
     trail: Trail,
     next_wake: Instant,
+    /// How long behind the last one.
     trailing_interval: Duration,
     /// Whether membarrier(2) is to be had. If not, sleeps are kept short instead.
     has_barrier: bool,

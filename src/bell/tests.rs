@@ -1,3 +1,5 @@
+//! Wakes and their intervals, with times of the tests' choice and threads that really sleep.
+
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -69,17 +71,6 @@ impl Stage {
     }
 }
 
-#[test]
-fn trailing_wakes_become_rare_while_a_stream_goes_on_and_nobody_sleeps() {
-    let mut stage = Stage::new();
-
-    assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
-    // The stream pauses: nothing more is due.
-    assert!(stage.turn() > 1000);
-    assert_eq!(stage.bell.wakes.asked() & OWED, 0);
-    assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
-}
-
 /// A thread that sleeps until the head moves or somebody wakes it. It returns how long it slept.
 fn sleeper(stage: &Stage) -> JoinHandle<Duration> {
     let segment = stage.owned.share();
@@ -99,6 +90,17 @@ fn sleeper(stage: &Stage) -> JoinHandle<Duration> {
         thread::yield_now();
     }
     sleeper
+}
+
+#[test]
+fn trailing_wakes_become_rare_while_a_stream_goes_on_and_nobody_sleeps() {
+    let mut stage = Stage::new();
+
+    assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
+    // The stream pauses: nothing more is due.
+    assert!(stage.turn() > 1000);
+    assert_eq!(stage.bell.wakes.asked() & OWED, 0);
+    assert_eq!(stage.stream(), [1, 2, 4, 8, 8]);
 }
 
 #[test]
