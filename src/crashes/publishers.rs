@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::autopsy::{Account, DONE, Finding, State, Stream, ensure, look};
 use super::crew::Order;
 use super::scribe::{Fault, Scribe};
-use super::stream::{INLINE_BYTES, Message, SLOTS, geometry, mix};
+use super::stream::{Arena, INLINE_BYTES, Message, SLOTS, geometry, mix};
 use super::tally::Tally;
 use super::victim::{Pace, Victim, be_killed_in, stand_still, stepping_works};
 use crate::bell::Bell;
@@ -64,22 +64,32 @@ impl Plan {
             2 => MAX_SEQUENCE - past - 1 - (random >> 32) % 8 - longest,
             _ => mix(!random) % (MAX_SEQUENCE / 2),
         };
-        let is_fit = |watched| {
-            let message = Message::of(watched);
-            message.len <= LONGEST_WATCHED && (kind != LARGE_IS_WATCHED || message.len > INLINE_BYTES)
+        let position = match random / 4 % 4 {
+            0 | 1 if kind != LARGE_IS_WATCHED => 0,
+            0..=2 => (1 << 63) - (random >> 40) % 4096 / 8 * 8,
+            _ => u64::MAX / 2048 * 2047 / 8 * 8,
         };
-        while !is_fit(start + past) {
+        // A large one that moves the floor: not all of them do.
+        let moves_floor = |start: u64, message: &Message| {
+            let mut arena = Arena::new(position);
+            for sequence in start..message.sequence {
+                arena.publish(&Message::of(sequence));
+            }
+            let (_, floors) = arena.place(message);
+            floors[2] > floors[0]
+        };
+        let is_fit = |start, past| {
+            let message = Message::of(start + past);
+            message.len <= LONGEST_WATCHED
+                && (kind != LARGE_IS_WATCHED || message.len > INLINE_BYTES && moves_floor(start, &message))
+        };
+        while !is_fit(start, past) {
             if start == 0 {
                 past += 1;
             } else {
                 start -= 1;
             }
         }
-        let position = match random / 4 % 4 {
-            0 | 1 if kind != LARGE_IS_WATCHED => 0,
-            0..=2 => (1 << 63) - (random >> 40) % 4096 / 8 * 8,
-            _ => u64::MAX / 2048 * 2047 / 8 * 8,
-        };
         let watched = start + past;
         Self {
             stream: Stream {
