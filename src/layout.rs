@@ -45,7 +45,7 @@ const SLOT_HEADER_BYTES: u64 = (SLOT_HEADER_WORDS * WORD_BYTES) as u64;
 const MIN_SLOT_BYTES: u64 = 64;
 const MAX_SLOT_BYTES: u64 = 64 << 10;
 const MIN_SLOT_COUNT: u64 = 2;
-const MAX_SLOT_COUNT: u64 = 1 << 32;
+pub(crate) const MAX_SLOT_COUNT: u64 = 1 << 32;
 /// Smallest arena. One page, so that every arena begins and ends on a page boundary.
 pub const MIN_ARENA_BYTES: u64 = PAGE_BYTES;
 /// Longest payload that any ring takes, in bytes: what a reader may be made to copy at once.
@@ -328,6 +328,12 @@ impl Geometry {
     #[inline]
     pub(crate) const fn slot_at(&self, sequence: u64) -> usize {
         SLOTS_AT as usize / WORD_BYTES + (sequence & self.slot_mask) as usize * self.slot_words
+    }
+
+    /// Whether message `sequence` belongs in the first slot: behind the last one.
+    #[inline]
+    pub(crate) const fn is_in_first_slot(&self, sequence: u64) -> bool {
+        sequence & self.slot_mask == 0
     }
 
     pub(crate) const fn slot_words(&self) -> usize {

@@ -24,7 +24,7 @@ use crate::bell;
 use crate::control::{Control, ControlError};
 use crate::discovery::Found;
 use crate::gate::LosslessPolicy;
-use crate::ring::{Course, Poll, View};
+use crate::ring::{Course, Poll, Reader, View};
 use crate::segment::AttachError;
 use crate::socket::frame::ClientFrame;
 use crate::socket::{Agreed, Delivery, RemoteError, Request, agree_with_any};
@@ -151,6 +151,36 @@ impl Lease {
         let claim = self.control.claim();
         claim.advance(next, self.light, || bell::wake_publisher(claim));
     }
+
+    /// Polls up to `limit` times, as [`subscriber::drain`] does, in turns: what was read is given back at the end of each.
+    /// A reader of its own for each turn, and no count of what to give back in between: that leaves registers to who looks at
+    /// the messages.
+    #[inline(always)]
+    fn drain<R>(
+        &self,
+        subscriber: &mut Subscriber,
+        limit: usize,
+        mut poll: impl FnMut(&mut Course<'_, '_>) -> Poll<R>,
+        mut each: impl FnMut(Poll<R>),
+    ) -> usize {
+        let most = together(subscriber);
+        let (reader, words) = subscriber.parts();
+        let mut messages = 0;
+        let mut left = limit;
+        while left > 0 {
+            let turn = left.min(most);
+            left -= turn;
+            let leased = Leased { reader, lease: self };
+            // Not in there: it would be kept in memory, for when somebody panics.
+            let mut course = leased.reader.course(words);
+            let drained = subscriber::drain(turn, || poll(&mut course), &mut each);
+            messages += drained.messages;
+            if !drained.goes_on {
+                break;
+            }
+        }
+        messages
+    }
 }
 
 impl Drop for Lease {
@@ -172,48 +202,24 @@ pub struct LosslessSubscriber {
     lease: Lease,
 }
 
-/// Most messages that are given back together.
-const MOST_TOGETHER: u64 = 64;
-
-/// What was given back, where that is not done message by message.
-#[derive(Debug)]
-struct Returns {
-    /// How many are given back together: far fewer than there are slots.
-    together: u64,
-    /// The sequence up to which all were given back.
-    up_to: u64,
+/// How many messages are given back together where that is not done one by one: far fewer than there are slots.
+fn together(subscriber: &Subscriber) -> usize {
+    const MOST: u64 = 64;
+    let slots = subscriber.segment().geometry().slot_count();
+    (slots / 8).clamp(1, MOST) as usize
 }
 
-impl Returns {
-    fn new(subscriber: &Subscriber) -> Self {
-        let slots = subscriber.segment().geometry().slot_count();
-        Self {
-            together: (slots / 8).clamp(1, MOST_TOGETHER),
-            up_to: subscriber.cursor(),
-        }
-    }
-
-    /// Gives back what was read before `cursor`, if that is enough by now.
-    #[inline(always)]
-    fn come_to(&mut self, cursor: u64, lease: &Lease) {
-        if cursor - self.up_to >= self.together {
-            lease.advance(cursor);
-            self.up_to = cursor;
-        }
-    }
-}
-
-/// A reader under way that gives back all that it has read when it is dropped, be it that who looked at a message panicked.
+/// A reader that gives back all that it has read when this is dropped, be it that who looked at a message panicked.
 #[derive(Debug)]
 struct Leased<'a> {
-    course: Course<'a>,
+    reader: &'a mut Reader,
     lease: &'a Lease,
 }
 
 impl Drop for Leased<'_> {
-    #[inline(always)]
+    #[inline]
     fn drop(&mut self) {
-        self.lease.advance(self.course.cursor());
+        self.lease.advance(self.reader.cursor());
     }
 }
 
@@ -222,7 +228,9 @@ impl Drop for Leased<'_> {
 #[derive(Debug)]
 pub(crate) struct InAdvance<'a> {
     subscriber: &'a mut LosslessSubscriber,
-    returns: Returns,
+    together: usize,
+    /// The sequence up to which all were given back.
+    returned: u64,
 }
 
 impl InAdvance<'_> {
@@ -245,7 +253,11 @@ impl InAdvance<'_> {
     fn note<R>(&mut self, outcome: &Poll<R>) {
         if matches!(outcome, Poll::Message(_)) {
             let LosslessSubscriber { subscriber, lease } = &*self.subscriber;
-            self.returns.come_to(subscriber.cursor(), lease);
+            let cursor = subscriber.cursor();
+            if cursor - self.returned >= self.together as u64 {
+                lease.advance(cursor);
+                self.returned = cursor;
+            }
         } else {
             self.subscriber.note(outcome);
         }
@@ -310,22 +322,15 @@ impl LosslessSubscriber {
     /// publisher and this subscriber less than one by one.
     #[inline]
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
-        let mut returns = Returns::new(&self.subscriber);
-        let (reader, words) = self.subscriber.parts();
-        let mut leased = Leased {
-            course: reader.course(),
-            lease: &self.lease,
-        };
-        let poll = || {
-            let Leased { course, lease } = &mut leased;
-            let outcome = course.poll(words, &mut read);
+        let Self { subscriber, lease } = self;
+        let poll = |course: &mut Course<'_, '_>| {
+            let outcome = course.poll(&mut read);
             if let Poll::Lapped { .. } = outcome {
                 course.set_chased(lease.is_evicted());
             }
-            returns.come_to(course.cursor(), lease);
             outcome
         };
-        subscriber::drain(limit, poll, each)
+        lease.drain(subscriber, limit, poll, each)
     }
 
     /// As [`Subscriber::wait`].
@@ -349,7 +354,8 @@ impl LosslessSubscriber {
     /// Lets `take` poll without giving back each message at once. All are given back when this returns.
     pub(crate) fn in_advance<R>(&mut self, take: impl FnOnce(&mut InAdvance<'_>) -> R) -> R {
         let taken = take(&mut InAdvance {
-            returns: Returns::new(&self.subscriber),
+            together: together(&self.subscriber),
+            returned: self.subscriber.cursor(),
             subscriber: self,
         });
         self.lease.advance(self.subscriber.cursor());

@@ -40,7 +40,7 @@
 //! its low half is the futex word on which readers sleep; polling readers leave its cache line alone. A killed
 //! publisher may leave it one behind, so readers drain by stamp.
 
-use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_HEADER_WORDS};
+use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, MAX_SLOT_COUNT, SLOT_HEADER_WORDS};
 use crate::sync::{Ordering, fence};
 use crate::words::{WORD_BYTES, Words};
 
@@ -71,8 +71,9 @@ const LINE_BYTES: usize = LINE_WORDS * WORD_BYTES;
 /// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
 const ARENA_ALIGN_WORDS: u64 = LINE_WORDS as u64;
 
-/// Sequences end here: a stamp has two bits for its state. At 100 million messages a second it takes 1,461 years.
-pub(crate) const MAX_SEQUENCE: u64 = (1 << 62) - 1;
+/// Sequences end here, behind the last slot of every ring: a stamp has two bits for its state. At 100 million messages a
+/// second it takes 1,461 years.
+pub(crate) const MAX_SEQUENCE: u64 = (1 << 62) - MAX_SLOT_COUNT;
 
 const fn writing(sequence: u64) -> u64 {
     sequence << 2 | 1

@@ -247,9 +247,8 @@ impl Subscriber {
     /// many messages there were.
     #[inline]
     pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
-        let words = self.segment.words();
-        let mut course = self.reader.course();
-        drain(limit, || course.poll(words, &mut read), each)
+        let mut course = self.reader.course(self.segment.words());
+        drain(limit, || course.poll(&mut read), each).messages
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
@@ -534,16 +533,28 @@ impl Subscriber {
     }
 }
 
-/// Calls `poll` up to `limit` times, until there is nothing, and gives `each` what it finds. Returns how many messages
-/// there were.
+/// What a drain came to.
+pub(crate) struct Drained {
+    /// How many messages there were.
+    pub(crate) messages: usize,
+    /// All polls found something, and there may be more.
+    pub(crate) goes_on: bool,
+}
+
+/// Calls `poll` up to `limit` times, until there is nothing, and gives `each` what it finds.
 #[inline(always)]
-pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each: impl FnMut(Poll<R>)) -> usize {
+pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each: impl FnMut(Poll<R>)) -> Drained {
     let mut messages = 0;
     // A hostile publisher can make laps without end: they count, too.
     for _ in 0..limit {
         let outcome = poll();
         let goes_on = match outcome {
-            Poll::Empty => break,
+            Poll::Empty => {
+                return Drained {
+                    messages,
+                    goes_on: false,
+                };
+            }
             Poll::Message(_) => {
                 messages += 1;
                 true
@@ -554,10 +565,13 @@ pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each
         // Called in one place, where it is inlined however long it is: for a call each message would be built in memory.
         each(outcome);
         if !goes_on {
-            break;
+            return Drained { messages, goes_on };
         }
     }
-    messages
+    Drained {
+        messages,
+        goes_on: true,
+    }
 }
 
 /// Waits for some nanoseconds and leaves memory alone.

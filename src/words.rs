@@ -90,10 +90,34 @@ impl<'a> Words<'a> {
         Self(&self.0[start..start + len])
     }
 
+    /// The words from `start` on.
+    ///
+    /// # Panics
+    /// If `start` is out of range.
+    #[inline]
+    pub(crate) fn from(self, start: usize) -> Self {
+        Self(&self.0[start..])
+    }
+
     /// The `len` words from `start`, if they all lie in this view.
     #[inline]
     pub(crate) fn get(self, start: usize, len: usize) -> Option<Self> {
         self.0.get(start..start + len).map(Self)
+    }
+
+    /// The first `len` words and the others, if there are as many.
+    #[inline]
+    pub(crate) fn split_at_checked(self, len: usize) -> Option<(Self, Self)> {
+        let (first, others) = self.0.split_at_checked(len)?;
+        Some((Self(first), Self(others)))
+    }
+
+    /// The first `N` words, as many as the compiler can count, so that each is loaded without a look at the length, and the
+    /// others; if there are as many.
+    #[inline]
+    pub(crate) fn split_first_chunk<const N: usize>(self) -> Option<(WordArray<'a, N>, Self)> {
+        let (first, others) = self.0.split_first_chunk()?;
+        Some((WordArray(first), Self(others)))
     }
 
     /// Every word in turn, each loaded once. `fold`, and what is made of it (`sum`, `max`, `for_each`), loads eight at a time
@@ -129,15 +153,6 @@ impl<'a> Words<'a> {
     #[inline]
     pub(crate) fn read<T: AnyBitPattern>(self, offset: usize) -> T {
         copy::read(self.0, offset)
-    }
-
-    /// The `N` words from `start`, as many as the compiler can count: each is loaded without a look at the length.
-    ///
-    /// # Panics
-    /// If they do not all lie in this view.
-    #[inline]
-    pub(crate) fn array<const N: usize>(self, start: usize) -> WordArray<'a, N> {
-        WordArray(self.0[start..start + N].try_into().expect("as many as were cut out"))
     }
 }
 

@@ -7,12 +7,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::{Lease, Leased, LosslessError, Returns};
+use super::{Lease, LosslessError};
 use crate::discovery::Found;
 use crate::gate::{LosslessPolicy, Settling};
 use crate::ring::{Course, Poll};
-use crate::subscriber::{self, Join, Subscriber, WaitStrategy, Waited};
-use crate::words::Words;
+use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
 
 /// Reads a stream through shared memory and loses nothing of it; messages are lent as `&[u8]`, in place, until they are
 /// dropped.
@@ -74,7 +73,7 @@ impl BlockingSubscriber {
         let (reader, words) = subscriber.parts();
         // SAFETY: the mapping is that of `self`, which what is lent borrows. It is claimed until `give_back`, which the `Held`
         // calls when it is dropped.
-        let outcome = unsafe { look(&mut reader.course(), words, &mut self.settling.borrow_mut()) };
+        let outcome = unsafe { look(&mut reader.course(words), &mut self.settling.borrow_mut()) };
         let next = reader.cursor();
         match &outcome {
             Poll::Message(received) => self.lent.borrow_mut().push_back((received.sequence, false)),
@@ -117,22 +116,13 @@ impl BlockingSubscriber {
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(Poll<&[u8]>)) -> usize {
         // Nothing that was lent can be in use: it borrowed this subscriber.
         self.lent.get_mut().clear();
-        let subscriber = self.subscriber.get_mut();
         let settling = self.settling.get_mut();
-        let mut returns = Returns::new(subscriber);
-        let (reader, words) = subscriber.parts();
-        let mut leased = Leased {
-            course: reader.course(),
-            lease: &self.lease,
-        };
-        let poll = || {
-            // Not sooner: what `each` was given is claimed until it returns.
-            returns.come_to(leased.course.cursor(), leased.lease);
+        let poll = |course: &mut Course<'_, '_>| {
             // SAFETY: the mapping is that of `self`, which is borrowed. It is claimed until `each`, which keeps it no longer,
             // has returned or has panicked: only then is anything given back.
-            unsafe { look(&mut leased.course, words, settling) }
+            unsafe { look(course, settling) }
         };
-        subscriber::drain(limit, poll, |outcome| {
+        self.lease.drain(self.subscriber.get_mut(), limit, poll, |outcome| {
             let mut bytes = Cow::default();
             each(outcome.map(|value| {
                 bytes = value;
@@ -196,12 +186,12 @@ impl BlockingSubscriber {
 /// `words` are those of a mapping that lives for `'s`. If a message is found, it must be claimed until `'s` ends, by a claim
 /// that `settling` is about.
 #[inline(always)]
-unsafe fn look<'s>(course: &mut Course<'_>, words: Words<'_>, settling: &mut Settling) -> Poll<Cow<'s, [u8]>> {
-    if !settling.is_safe(course.cursor(), |live| course.is_there(words, live)) {
-        return course.poll(words, |view| Cow::Owned(view.to_vec()));
+unsafe fn look<'s>(course: &mut Course<'_, '_>, settling: &mut Settling) -> Poll<Cow<'s, [u8]>> {
+    if !settling.is_safe(course.cursor(), |live| course.is_there(live)) {
+        return course.poll(|view| Cow::Owned(view.to_vec()));
     }
     let is_behind = course.is_behind();
-    course.poll(words, |view| {
+    course.poll(|view| {
         // As the ring does for slots.
         if is_behind {
             view.words().prefetch_behind();

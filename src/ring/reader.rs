@@ -1,9 +1,11 @@
 //! A reader's end of the ring: a cursor, and what is to be believed of the slot that it points at.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
+
 use super::view::View;
 use super::{
-    BODY, FIRST_WORDS, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended,
-    head, is_retained, ready, writing,
+    BODY, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended, head,
+    is_retained, ready, writing,
 };
 use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
@@ -110,8 +112,9 @@ pub(crate) struct Reader {
     is_chased: bool,
     /// Words of the last payload that it read in the arena.
     large_words: u64,
-    /// A message was found, and since then there was none that is not there yet: the next ones may well be there, too.
-    is_behind: bool,
+    /// The sequence that was not there yet when it last looked for it: while it wants a later one, the next ones may well be
+    /// there.
+    caught_up_at: u64,
 }
 
 impl Reader {
@@ -123,7 +126,7 @@ impl Reader {
             placed: cursor.min(MAX_SEQUENCE),
             is_chased: true,
             large_words: 0,
-            is_behind: false,
+            caught_up_at: cursor.min(MAX_SEQUENCE),
         }
     }
 
@@ -144,21 +147,21 @@ impl Reader {
 
     /// Says that there is nothing, as a poll that finds nothing does.
     pub(crate) const fn set_caught_up(&mut self) {
-        self.is_behind = false;
+        self.caught_up_at = self.cursor;
     }
 
     pub(crate) fn seek(&mut self, cursor: u64) {
         self.cursor = cursor.min(MAX_SEQUENCE);
         self.placed = self.cursor;
-        self.is_behind = false;
+        self.caught_up_at = self.cursor;
     }
 
     /// Whether a poll would find anything but `Empty`. Loads one word.
     #[inline]
     pub(crate) fn is_ready(&self, words: Words<'_>) -> bool {
-        let at = self.geometry.slot_at(self.cursor);
-        let stamp = words.load(at + STAMP);
-        expect(&self.geometry, words, at, self.cursor, stamp);
+        let slot = words.slice(self.geometry.slot_at(self.cursor), self.geometry.slot_words());
+        let stamp = slot.load(STAMP);
+        expect(slot, self.cursor, stamp);
         stamp >= ready(self.cursor)
     }
 
@@ -195,16 +198,17 @@ impl Reader {
     /// result counts only if the message was not overwritten meanwhile.
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        self.course().poll(words, read)
+        self.course(words).poll(read)
     }
 
     /// Sets out to look at many slots in a row.
     #[inline(always)]
-    pub(crate) const fn course(&mut self) -> Course<'_> {
+    pub(crate) fn course<'a, 'w>(&'a mut self, words: Words<'w>) -> Course<'a, 'w> {
         Course {
-            geometry: self.geometry,
+            words,
+            ahead: slots_from(&self.geometry, words, self.cursor),
+            slot_words: self.geometry.slot_words(),
             cursor: self.cursor,
-            is_behind: self.is_behind,
             reader: self,
         }
     }
@@ -272,40 +276,46 @@ impl Reader {
     }
 }
 
-/// A reader under way: its cursor and the sizes of the ring in registers, where a poll of its own would load and store them
+/// A reader under way: its cursor and the slots ahead in registers, where a poll of its own would load and store them
 /// each time. The reader goes on where this one was when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Course<'a> {
-    geometry: Geometry,
+pub(crate) struct Course<'a, 'w> {
+    words: Words<'w>,
+    /// The slot at the cursor and what lies behind it; nothing if it is still to be found.
+    ahead: Words<'w>,
+    slot_words: usize,
     cursor: u64,
-    is_behind: bool,
     reader: &'a mut Reader,
 }
 
-impl Course<'_> {
+impl<'w> Course<'_, 'w> {
+    #[inline(always)]
     pub(crate) const fn cursor(&self) -> u64 {
         self.cursor
     }
 
     /// Whether the next message may well be there, see [`Reader`].
+    #[inline(always)]
     pub(crate) const fn is_behind(&self) -> bool {
-        self.is_behind
+        self.cursor != self.reader.caught_up_at
     }
 
     /// As [`Reader::set_chased`].
+    #[inline(always)]
     pub(crate) const fn set_chased(&mut self, is_chased: bool) {
         self.reader.set_chased(is_chased);
     }
 
     /// As [`Reader::is_there`].
-    pub(crate) fn is_there(&self, words: Words<'_>, sequence: u64) -> bool {
-        self.reader.is_there(words, sequence)
+    #[inline(always)]
+    pub(crate) fn is_there(&self, sequence: u64) -> bool {
+        self.reader.is_there(self.words, sequence)
     }
 
     /// As [`Reader::poll`].
     #[inline(always)]
-    pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        match self.look(words, read) {
+    pub(crate) fn poll<R>(&mut self, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
+        match self.look(read) {
             Ok(message) => Poll::Message(message),
             Err(None) => Poll::Empty,
             Err(Some(obstacle)) => obstacle.told(),
@@ -315,86 +325,113 @@ impl Course<'_> {
     /// Looks once. `Err(None)` if the message is not there yet. Apart from `poll`: a lone one takes 0.9 of the time if its
     /// outcome is put together behind all this.
     #[inline(always)]
-    fn look<'w, R>(
-        &mut self,
-        words: Words<'w>,
-        read: impl FnOnce(View<'w>) -> R,
-    ) -> Result<Received<R>, Option<Obstacle>> {
-        match look_at(&self.geometry, words, self.cursor, read) {
-            Ok((message, slot, position)) => {
-                if position.is_some() {
-                    self.reader.large_words = words_for(message.len) as u64;
-                }
-                // Not for who waits for each message: the publisher is about to store there.
-                if self.is_behind {
-                    slot.prefetch::<AHEAD_BYTES>(STAMP);
-                    slot.prefetch::<{ AHEAD_BYTES + LINE_BYTES }>(STAMP);
-                }
-                self.is_behind = true;
-                self.cursor += 1;
-                Ok(message)
-            }
-            Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
-                let at = self.geometry.slot_at(self.cursor);
-                expect(&self.geometry, words, at, self.cursor, stamp);
-                self.is_behind = false;
-                Err(None)
-            }
-            Err(odd) => {
-                self.reader.cursor = self.cursor;
-                let obstacle = self.reader.obstacle(words, odd);
-                self.cursor = self.reader.cursor;
-                Err(Some(obstacle))
-            }
+    fn look<R>(&mut self, read: impl FnOnce(View<'w>) -> R) -> Result<Received<R>, Option<Obstacle>> {
+        if self.ahead.len() < self.slot_words {
+            self.ahead = next_lap(&self.reader.geometry, self.words, self.cursor);
         }
+        let odd = match self.ahead.split_at_checked(self.slot_words) {
+            None => at_the_end(&self.reader.geometry, self.words).ok_or(None)?,
+            Some((slot, ahead)) => match look_at(&self.reader.geometry, self.words, slot, self.cursor, read) {
+                Ok((message, slot, is_large)) => {
+                    if is_large {
+                        self.reader.large_words = words_for(message.len) as u64;
+                    }
+                    // Not for who waits for each message: the publisher is about to store there.
+                    if self.is_behind() {
+                        slot.prefetch::<AHEAD_BYTES>(STAMP);
+                        slot.prefetch::<{ AHEAD_BYTES + LINE_BYTES }>(STAMP);
+                    }
+                    self.cursor += 1;
+                    let is_new_lap = self.reader.geometry.is_in_first_slot(self.cursor);
+                    self.ahead = if is_new_lap { ahead.slice(0, 0) } else { ahead };
+                    return Ok(message);
+                }
+                Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
+                    expect(slot, self.cursor, stamp);
+                    self.reader.caught_up_at = self.cursor;
+                    return Err(None);
+                }
+                Err(odd) => odd,
+            },
+        };
+        // Not by a function of `self`: its address would keep it in memory.
+        self.reader.cursor = self.cursor;
+        let obstacle = self.reader.obstacle(self.words, odd);
+        self.cursor = self.reader.cursor;
+        self.ahead = self.ahead.slice(0, 0);
+        Err(Some(obstacle))
     }
 }
 
-impl Drop for Course<'_> {
+impl Drop for Course<'_, '_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.reader.cursor = self.cursor;
-        self.reader.is_behind = self.is_behind;
     }
 }
 
-/// Asks for the second line of the slot at word `at`, where message `sequence` is waited for, so that it comes together with
+/// The slot of message `sequence` and all that lies behind it; nothing where sequences end.
+#[inline]
+fn slots_from<'w>(geometry: &Geometry, words: Words<'w>, sequence: u64) -> Words<'w> {
+    if sequence >= MAX_SEQUENCE {
+        return words.from(words.len());
+    }
+    words.from(geometry.slot_at(sequence))
+}
+
+/// As [`slots_from`], once a lap.
+#[cold]
+fn next_lap<'w>(geometry: &Geometry, words: Words<'w>, sequence: u64) -> Words<'w> {
+    slots_from(geometry, words, sequence)
+}
+
+/// Why there is no message where sequences end; `None` if it is as if it were not there yet.
+#[cold]
+fn at_the_end(geometry: &Geometry, words: Words<'_>) -> Option<Odd> {
+    let stamp = words.load(geometry.slot_at(MAX_SEQUENCE) + STAMP);
+    match stamp.cmp(&ready(MAX_SEQUENCE)) {
+        Less => None,
+        Equal => Some(Odd::Implausible),
+        Greater => Some(Odd::NotReady(stamp)),
+    }
+}
+
+/// Asks for the second line of a slot where message `sequence` is waited for, so that it comes together with
 /// the stamp and not after it. Not once the message is being written: that would take the line away from its publisher.
 #[inline]
-fn expect(geometry: &Geometry, words: Words<'_>, at: usize, sequence: u64, stamp: u64) {
+fn expect(slot: Words<'_>, sequence: u64, stamp: u64) {
     if stamp < writing(sequence) {
-        words.prefetch::<0>(at + LINE_WORDS.min(geometry.slot_words() - 1));
+        slot.prefetch::<0>(LINE_WORDS);
     }
 }
 
-/// Looks at the slot of message `sequence`: the message, the slot, and the message's position, if it is large.
+/// Looks at the slot of message `sequence`: the message, the slot's first words, and whether it is large.
 #[inline(always)]
 fn look_at<'w, R>(
     geometry: &Geometry,
     words: Words<'w>,
+    slot: Words<'w>,
     sequence: u64,
     read: impl FnOnce(View<'w>) -> R,
-) -> Result<(Received<R>, WordArray<'w, FIRST_WORDS>, Option<u64>), Odd> {
-    let slot = words.slice(geometry.slot_at(sequence), geometry.slot_words());
-    let first = slot.array::<FIRST_WORDS>(0);
+) -> Result<(Received<R>, WordArray<'w, BODY>, bool), Odd> {
+    let Some((first, body)) = slot.split_first_chunk::<BODY>() else {
+        return Err(Odd::Implausible);
+    };
     let before = first.load(STAMP);
     if before != ready(sequence) {
         return Err(Odd::NotReady(before));
     }
     // R1, pairs with W2: the loads below see this message or a newer one.
     fence(Ordering::Acquire);
-    if sequence >= MAX_SEQUENCE {
-        return Err(Odd::Implausible);
-    }
     let (length, timestamp_ns, tag) = (first.load(LENGTH), first.load(TIMESTAMP), first.load(TAG));
-    let (len, payload, position) = if length & LARGE == 0 {
-        let len = length as usize;
-        let payload = slot.get(BODY, words_for(len)).ok_or(Odd::Implausible)?;
-        (len, payload, None)
-    } else {
-        let (len, position) = ((length & !LARGE) as usize, first.load(BODY));
+    let is_large = length & LARGE != 0;
+    let (len, payload, position) = if is_large {
+        let (len, position) = ((length & !LARGE) as usize, body.load(0));
         let payload = in_arena(geometry, words, position, len).ok_or(Odd::Implausible)?;
-        (len, payload, Some(position))
+        (len, payload, position)
+    } else {
+        let len = length as usize;
+        (len, body.get(0, words_for(len)).ok_or(Odd::Implausible)?, 0)
     };
     let value = read(View {
         sequence,
@@ -405,7 +442,7 @@ fn look_at<'w, R>(
     });
     // R2, pairs with W1: if any load above saw a newer message, one of the loads below sees its stamp or floor.
     fence(Ordering::Acquire);
-    if position.is_some_and(|position| position < words.load(FLOOR_WORD)) || first.load(STAMP) != before {
+    if is_large && position < words.load(FLOOR_WORD) || first.load(STAMP) != before {
         return Err(Odd::Overtaken);
     }
     let message = Received {
@@ -415,7 +452,7 @@ fn look_at<'w, R>(
         len,
         value,
     };
-    Ok((message, first, position))
+    Ok((message, first, is_large))
 }
 
 /// The payload of `len` bytes at `position` of the arena; `None` if no publisher of this geometry can have put it there.

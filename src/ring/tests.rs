@@ -389,6 +389,23 @@ fn sequences_near_the_upper_end_are_as_good_as_any() {
 }
 
 #[test]
+fn reader_under_way_goes_on_at_the_first_slot_behind_the_last() {
+    let mut ring = Ring::new(4, 64, 4096);
+    for i in 0..6_u8 {
+        ring.publish(&[i]);
+    }
+    let mut reader = ring.reader(2);
+
+    let mut course = reader.course(ring.words());
+    let seen: Vec<_> = (0..5).map(|_| course.poll(|view| view.to_vec())).collect();
+
+    drop(course);
+    let there = (2..6_u8).map(|i| message(u64::from(i), &[i]));
+    assert!(there.chain([Poll::Empty]).eq(seen));
+    assert_eq!(reader.cursor(), 6);
+}
+
+#[test]
 fn reader_that_kept_up_and_is_overtaken_for_the_first_time_gets_a_head_start() {
     let mut ring = Ring::new(8, 64, 4096);
     let mut reader = ring.reader(0);

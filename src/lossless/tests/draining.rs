@@ -42,8 +42,32 @@ fn draining_subscriber_makes_room_some_messages_at_a_time_and_for_all_in_the_end
         |_| room.push(publisher.wait_for_room(8, Duration::ZERO).is_ok()),
     );
 
-    // An eighth of the slots is given back together.
+    // An eighth of the slots is given back together, when all of it was looked at.
     assert_eq!(drained, 10);
+    assert_eq!(room, [[false; 8].as_slice(), &[true; 2]].concat());
+    for number in 63..73 {
+        assert_eq!(publisher.try_publish_tagged(0, b"x"), Ok(number));
+    }
+    assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
+}
+
+#[test]
+fn subscriber_that_reads_in_advance_makes_room_some_messages_at_a_time_and_for_all_in_the_end() {
+    let mut stage = Stage::adjusted(Some(LosslessPolicy::Block), |options| options.slots = Some(64));
+    let mut subscriber = stage.lossless(Join::New);
+    stage.publish(0..63);
+
+    let mut room = Vec::new();
+    let publisher = stage.server.publisher();
+    subscriber.in_advance(|subscriber| {
+        for expected in 0..10 {
+            let outcome = subscriber.poll(|view| number(&view.to_vec()));
+            assert!(values(vec![outcome]).eq([expected]));
+            room.push(publisher.wait_for_room(8, Duration::ZERO).is_ok());
+        }
+    });
+
+    // An eighth of the slots is given back together.
     assert_eq!(room, [[false; 7].as_slice(), &[true; 3]].concat());
     for number in 63..73 {
         assert_eq!(publisher.try_publish_tagged(0, b"x"), Ok(number));
@@ -64,7 +88,7 @@ fn message_that_is_drained_in_place_is_held_until_it_was_looked_at() {
         numbers.push(outcome.map(number));
     });
 
-    // An eighth of the slots is given back together, when the next message is looked for.
+    // An eighth of the slots is given back together, when all of it was looked at.
     assert_eq!(drained, 10);
     assert_eq!(room, [[false; 8].as_slice(), &[true; 2]].concat());
     assert!(values(numbers).eq(0..10));
