@@ -330,10 +330,10 @@ impl Geometry {
         SLOTS_AT as usize / WORD_BYTES + (sequence & self.slot_mask) as usize * self.slot_words
     }
 
-    /// Whether message `sequence` belongs in the first slot: behind the last one.
+    /// The word behind the last slot.
     #[inline]
-    pub(crate) const fn is_in_first_slot(&self, sequence: u64) -> bool {
-        sequence & self.slot_mask == 0
+    pub(crate) const fn slots_end(&self) -> usize {
+        SLOTS_AT as usize / WORD_BYTES + self.slot_count() as usize * self.slot_words
     }
 
     pub(crate) const fn slot_words(&self) -> usize {

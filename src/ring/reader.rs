@@ -198,15 +198,23 @@ impl Reader {
     /// result counts only if the message was not overwritten meanwhile.
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        self.course(words).poll(read)
+        // For a single look it need not be known where the ring ends.
+        let ahead = from_slot(&self.geometry, words, self.cursor);
+        self.set_out(words, ahead).poll(read)
     }
 
     /// Sets out to look at many slots in a row.
     #[inline(always)]
     pub(crate) fn course<'a, 'w>(&'a mut self, words: Words<'w>) -> Course<'a, 'w> {
+        let ahead = slots_from(&self.geometry, words, self.cursor);
+        self.set_out(words, ahead)
+    }
+
+    #[inline(always)]
+    fn set_out<'a, 'w>(&'a mut self, words: Words<'w>, ahead: Words<'w>) -> Course<'a, 'w> {
         Course {
             words,
-            ahead: slots_from(&self.geometry, words, self.cursor),
+            ahead,
             slot_words: self.geometry.slot_words(),
             cursor: self.cursor,
             reader: self,
@@ -281,7 +289,7 @@ impl Reader {
 #[derive(Debug)]
 pub(crate) struct Course<'a, 'w> {
     words: Words<'w>,
-    /// The slot at the cursor and what lies behind it; nothing if it is still to be found.
+    /// The slots from that at the cursor to the ring's last one; none if they are still to be found.
     ahead: Words<'w>,
     slot_words: usize,
     cursor: u64,
@@ -341,9 +349,8 @@ impl<'w> Course<'_, 'w> {
                         slot.prefetch::<AHEAD_BYTES>(STAMP);
                         slot.prefetch::<{ AHEAD_BYTES + LINE_BYTES }>(STAMP);
                     }
+                    self.ahead = ahead;
                     self.cursor += 1;
-                    let is_new_lap = self.reader.geometry.is_in_first_slot(self.cursor);
-                    self.ahead = if is_new_lap { ahead.slice(0, 0) } else { ahead };
                     return Ok(message);
                 }
                 Err(Odd::NotReady(stamp)) if stamp < ready(self.cursor) => {
@@ -372,11 +379,17 @@ impl Drop for Course<'_, '_> {
 
 /// The slot of message `sequence` and all that lies behind it; nothing where sequences end.
 #[inline]
-fn slots_from<'w>(geometry: &Geometry, words: Words<'w>, sequence: u64) -> Words<'w> {
+fn from_slot<'w>(geometry: &Geometry, words: Words<'w>, sequence: u64) -> Words<'w> {
     if sequence >= MAX_SEQUENCE {
         return words.from(words.len());
     }
     words.from(geometry.slot_at(sequence))
+}
+
+/// The slots from that of message `sequence` to the ring's last one; none where sequences end.
+#[inline]
+fn slots_from<'w>(geometry: &Geometry, words: Words<'w>, sequence: u64) -> Words<'w> {
+    from_slot(geometry, words.slice(0, geometry.slots_end()), sequence)
 }
 
 /// As [`slots_from`], once a lap.
