@@ -44,6 +44,8 @@ const SLOT_HEADER_BYTES: u64 = (SLOT_HEADER_WORDS * WORD_BYTES) as u64;
 
 const MIN_SLOT_BYTES: u64 = 64;
 const MAX_SLOT_BYTES: u64 = 64 << 10;
+/// Slots have a multiple of so many bytes, as many as come before a payload: so every payload is aligned to them.
+const SLOT_STEP_BYTES: u64 = SLOT_HEADER_BYTES;
 const MIN_SLOT_COUNT: u64 = 2;
 pub(crate) const MAX_SLOT_COUNT: u64 = 1 << 32;
 /// Smallest arena. One page, so that every arena begins and ends on a page boundary.
@@ -233,7 +235,7 @@ impl fmt::Debug for Header {
 pub struct Geometry {
     /// How many slots there are, less one: a power of two from 2 to 2^32, less one.
     slot_mask: u64,
-    /// Words of a slot: always a power of two from 8 to 8 Ki.
+    /// Words of a slot: always a multiple of 4 from 8 to 8 Ki.
     slot_words: usize,
     /// Always a power of two from 4 Ki to 1 Ti.
     arena_bytes: u64,
@@ -257,13 +259,20 @@ impl Geometry {
     ) -> Result<Self, GeometryError> {
         let checks = [
             ("slot count", slot_count, MIN_SLOT_COUNT, MAX_SLOT_COUNT),
-            ("slot size", slot_bytes, MIN_SLOT_BYTES, MAX_SLOT_BYTES),
             ("ring size", arena_bytes, MIN_ARENA_BYTES, MAX_ARENA_BYTES),
         ];
         for (what, value, min, max) in checks {
             if !value.is_power_of_two() || !(min..=max).contains(&value) {
                 return Err(GeometryError::PowerOfTwo { what, value, min, max });
             }
+        }
+        if !slot_bytes.is_multiple_of(SLOT_STEP_BYTES) || !(MIN_SLOT_BYTES..=MAX_SLOT_BYTES).contains(&slot_bytes) {
+            return Err(GeometryError::Slot {
+                value: slot_bytes,
+                step: SLOT_STEP_BYTES,
+                min: MIN_SLOT_BYTES,
+                max: MAX_SLOT_BYTES,
+            });
         }
         let inline = slot_bytes - SLOT_HEADER_BYTES;
         let limit = arena_bytes.max(inline).min(MAX_MESSAGE_BYTES);
@@ -372,6 +381,17 @@ pub enum GeometryError {
         /// The most that is allowed.
         max: u64,
     },
+    /// Slots of this size cannot be.
+    Slot {
+        /// What was asked for, in bytes.
+        value: u64,
+        /// What it must be a multiple of.
+        step: u64,
+        /// The least that is allowed.
+        min: u64,
+        /// The most that is allowed.
+        max: u64,
+    },
     /// The longest message is longer than the ring, or zero.
     MaxMessage {
         /// What was asked for, in bytes.
@@ -391,6 +411,9 @@ impl fmt::Display for GeometryError {
         match self {
             Self::PowerOfTwo { what, value, min, max } => {
                 write!(f, "{what} {value} is not a power of two from {min} to {max}")
+            }
+            Self::Slot { value, step, min, max } => {
+                write!(f, "slot size {value} is not a multiple of {step} from {min} to {max}")
             }
             Self::MaxMessage { value, limit } => {
                 write!(

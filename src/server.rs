@@ -35,7 +35,7 @@ pub struct ServerOptions {
     pub ring_bytes: u64,
     /// How many messages the ring retains at most, a power of two; chosen by the ring's size if `None`.
     pub slots: Option<u64>,
-    /// Bytes of a slot, a power of two from 64. 32 of them are taken; a payload that fits in the rest lies in its slot.
+    /// Bytes of a slot, a multiple of 32 from 64. 32 of them are taken; a payload that fits in the rest lies in its slot.
     pub slot_bytes: u64,
     /// Longest payload in bytes; a quarter of the ring if `None`.
     pub max_message_bytes: Option<u64>,
@@ -112,7 +112,8 @@ impl ServerOptions {
 
     fn geometry(&self) -> Result<Geometry, GeometryError> {
         let slots = self.slots.unwrap_or_else(|| {
-            let wanted = (self.ring_bytes / 16).max(SLOTS_BYTES / self.slot_bytes.max(1));
+            let fitting = (SLOTS_BYTES / self.slot_bytes.max(1)).max(1);
+            let wanted = (self.ring_bytes / 16).max(1 << fitting.ilog2());
             wanted.clamp(*SLOTS_RANGE.start(), *SLOTS_RANGE.end())
         });
         Geometry::new(slots, self.slot_bytes, self.ring_bytes, self.max_message_bytes)

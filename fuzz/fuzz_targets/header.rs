@@ -17,7 +17,7 @@ fn check(bytes: &[u8]) {
         geometry.slot_bytes() as u64,
         geometry.arena_bytes() as u64,
     );
-    assert!(slots.is_power_of_two() && slot_bytes.is_power_of_two() && arena.is_power_of_two());
+    assert!(slots.is_power_of_two() && slot_bytes.is_multiple_of(32) && arena.is_power_of_two());
     // Header page, slots and arena lie behind one another and end where the segment does.
     let slots_bytes = slots.checked_mul(slot_bytes).expect("slots that can be addressed");
     let arena_at = slots_bytes

@@ -94,12 +94,15 @@ fn every_missing_byte_is_noticed() {
 }
 
 #[test]
-fn sizes_that_overflow_or_are_no_powers_of_two_are_refused() {
+fn sizes_that_overflow_or_are_not_of_their_kind_are_refused() {
     for bytes in [
         changed(|header| header.slot_count = 0),
         changed(|header| header.slot_count = 3),
         changed(|header| header.slot_count = 1 << 63),
+        changed(|header| header.slot_bytes = 0),
         changed(|header| header.slot_bytes = 32),
+        changed(|header| header.slot_bytes = 100),
+        changed(|header| header.slot_bytes = (64 << 10) + 32),
         changed(|header| header.slot_bytes = 1 << 40),
         changed(|header| header.arena_bytes = 0),
         changed(|header| header.arena_bytes = u64::MAX),
@@ -140,7 +143,7 @@ fn default_longest_message_is_a_quarter_of_the_ring_and_at_least_a_slot() {
 
 #[test]
 fn slots_and_arena_lie_one_behind_the_other_inside_the_segment() {
-    for (slot_count, slot_bytes) in [(2, 64), (64, 64), (1024, 128), (4, 4096)] {
+    for (slot_count, slot_bytes) in [(2, 64), (64, 64), (64, 96), (1024, 128), (2, 4064), (4, 4096)] {
         let geometry = Geometry::new(slot_count, slot_bytes, 4096, None).unwrap();
         let last_slot_end = geometry.slot_at(slot_count - 1) + geometry.slot_words();
         assert!(last_slot_end <= geometry.arena_at());

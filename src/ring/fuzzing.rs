@@ -197,7 +197,8 @@ fn check_unspoilt(wanted: u64, outcome: &Poll<[Vec<u8>; 2]>, writers: &Writers<'
 pub fn obey(orders: &[u8]) {
     let mut orders = Orders::new(orders);
     let shape = orders.byte();
-    let (slot_count, slot_bytes, arena_bytes) = (2 << (shape & 3), 64 << (shape >> 2 & 1), 4096 << (shape >> 4 & 1));
+    let (slot_count, arena_bytes) = (2 << (shape & 3), 4096 << (shape >> 4 & 1));
+    let slot_bytes = if shape >> 2 & 1 == 0 { 64 } else { 96 };
     let longest = match shape >> 5 {
         0..=4 => (shape & 8 != 0).then_some(arena_bytes),
         // Any length, down to one byte.

@@ -254,12 +254,12 @@ fn shape() -> impl Strategy<Value = Shape> {
     ];
     let longest = prop::option::of(1..=u64::from(u16::MAX));
     let arena = prop_oneof![6 => Just(0), 1 => Just(1), 1 => Just(2)];
-    (0..6_u32, 0..3_u32, arena, longest, sequence, position).prop_map(
+    (0..6_u32, 0..4_usize, arena, longest, sequence, position).prop_map(
         |(slots, slot_bytes, arena, longest, sequence, position)| {
             let arena_bytes = 4096 << arena;
             Shape {
                 slots: 2 << slots,
-                slot_bytes: 64 << slot_bytes,
+                slot_bytes: [64, 96, 128, 256][slot_bytes],
                 arena_bytes,
                 longest: longest.map(|share| 1 + (arena_bytes - 1) * share / u64::from(u16::MAX)),
                 sequence,

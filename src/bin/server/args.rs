@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, help_heading = "Ring", value_name = "N", value_parser = cli::size)]
     slots: Option<u64>,
 
-    /// Bytes of a slot: a power of two from 64; a message that is 32 bytes shorter lies in its slot
+    /// Bytes of a slot: a multiple of 32 from 64; a message that is 32 bytes shorter lies in its slot
     #[arg(long, help_heading = "Ring", value_name = "SIZE", default_value = "128", value_parser = cli::size)]
     slot_size: u64,
 
@@ -449,6 +449,10 @@ fn with_advice(error: &GeometryError) -> String {
     match *error {
         GeometryError::PowerOfTwo { value, min, max, .. } => {
             let above = value.clamp(min, max).checked_next_power_of_two().unwrap_or(max);
+            format!("{error}; {above} is")
+        }
+        GeometryError::Slot { value, step, min, max } => {
+            let above = value.clamp(min, max).next_multiple_of(step);
             format!("{error}; {above} is")
         }
         GeometryError::MaxMessage { .. } => format!("{error}; give another --max-message or a larger --ring-size"),

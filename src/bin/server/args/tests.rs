@@ -162,10 +162,18 @@ fn arguments_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_size_that_is_no_power_of_two_is_answered_with_one_that_is() {
-    let error = parse("--slots 1000").unwrap_err().to_string();
+fn a_size_that_cannot_be_is_answered_with_one_that_can() {
+    for (arguments, better) in [
+        ("--slots 1000", "1024 is"),
+        ("--slot-size 100", "128 is"),
+        ("--slot-size 1", "64 is"),
+        ("--slot-size 65537", "65536 is"),
+    ] {
+        let error = parse(arguments).unwrap_err().to_string();
 
-    assert!(error.contains("1024"), "{error}");
+        assert!(error.contains(better), "{error}");
+    }
+    assert!(parse("--slot-size 96").is_ok());
 }
 
 #[test]
