@@ -68,6 +68,11 @@ impl Ring {
         }
     }
 
+    /// Bytes of a slot for messages of `len` bytes.
+    fn slot_bytes(self, len: usize) -> Option<u64> {
+        (self != Self::Default && len == size_of::<Small>()).then_some(96)
+    }
+
     /// Least bytes of the arena.
     const fn arena(self) -> u64 {
         match self {
@@ -143,8 +148,8 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing, in place",
-        settings: "`loan` and `push_words`, for 64 B `push_typed`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots; an \
-                   arena of 4 MiB or four messages, `WaitStrategy::Spin` (several readers: `Adaptive`), `drain`.",
+        settings: "`loan` and `push_words`, for 64 B `push_typed`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots, for \
+                   64 B of 96 bytes; an arena of 4 MiB or four messages, `WaitStrategy::Spin` (several readers: `Adaptive`), `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
@@ -162,7 +167,7 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing, batches",
-        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, an arena of 4 MiB or four messages, `drain`.",
+        settings: "`batch().push` of 64 KiB at a time, 65,536 slots, for 64 B of 96 bytes, an arena of 4 MiB or four messages, `drain`.",
         publish: Publish::Batch,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
@@ -171,8 +176,8 @@ const WAYS: [Lapwing; 10] = [
     },
     Lapwing {
         name: "Lapwing, lossless",
-        settings: "`--lossless block` and a `LosslessSubscriber`, `batch().loan` of 64 KiB at a time, 65,536 slots, an arena of 4 MiB or four \
-                   messages, `drain`.",
+        settings: "`--lossless block` and a `LosslessSubscriber`, `batch().loan` of 64 KiB at a time, 65,536 slots, for 64 B of 96 bytes, an \
+                   arena of 4 MiB or four messages, `drain`.",
         publish: Publish::InPlace,
         receive: Receive::Lossless,
         wait: ADAPTIVE,
@@ -269,7 +274,10 @@ impl Peer for Lapwing {
     fn sender(&self, link: &Link) -> Result<LapwingSender> {
         let mut options = ServerOptions::new("peer".parse()?);
         options.info_dir = link.directory.clone();
-        options.slots = self.ring.slots().filter(|_| link.work.is_stream());
+        if link.work.is_stream() {
+            options.slots = self.ring.slots();
+            options.slot_bytes = self.ring.slot_bytes(link.work.len()).unwrap_or(options.slot_bytes);
+        }
         options.ring_bytes = self.arena(link.work.len());
         options.max_message_bytes = Some(link.work.len() as u64);
         options.shared_memory = !self.is_remote();
