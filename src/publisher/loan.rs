@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::copy;
 use crate::ring::{Place, Writer};
 use crate::sync::{AtomicU64, Ordering};
-use crate::words::{WORD_BYTES, words_for};
+use crate::words::WORD_BYTES;
 
 /// Room for one message in the ring, to be filled in place from its first byte to its last, with [`io::Write`],
 /// [`Loan::push_typed`] or [`Loan::push_words`].
@@ -90,13 +90,16 @@ impl Loan<'_> {
             self.written += size_of::<T>();
             return Ok(());
         }
-        self.push(bytemuck::bytes_of(value))
+        // A copy: were the value's own address given away, it would be stored to memory by words and loaded by two, which waits.
+        let copy = *value;
+        self.push(bytemuck::bytes_of(&copy))
     }
 
     /// Appends `bytes`.
     ///
     /// # Errors
     /// If there is no room left for them; nothing is appended then.
+    #[inline]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), PublishError> {
         if bytes.len() > self.remaining() {
             return Err(PublishError::TooLong {
@@ -104,22 +107,9 @@ impl Loan<'_> {
                 max: self.len,
             });
         }
-        let filled = self.written % WORD_BYTES;
-        let (head, rest) = bytes.split_at(bytes.len().min((WORD_BYTES - filled) % WORD_BYTES));
-        let at = |written: usize| self.place.start + written / WORD_BYTES;
-        if !head.is_empty() {
-            let mut word = self.partial.to_ne_bytes();
-            word[filled..filled + head.len()].copy_from_slice(head);
-            self.partial = u64::from_ne_bytes(word);
-            self.memory[at(self.written)].store(self.partial, Ordering::Relaxed);
-            self.written += head.len();
-        }
-        if !rest.is_empty() {
-            let start = at(self.written);
-            copy::store(&self.memory[start..start + words_for(rest.len())], rest);
-            self.partial = copy::word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
-            self.written += rest.len();
-        }
+        // Not by way of the loan, which is in registers for as long as nobody is given its address.
+        self.partial = append(&self.memory[self.place.start..], self.written, self.partial, bytes);
+        self.written += bytes.len();
         Ok(())
     }
 
@@ -173,6 +163,25 @@ impl Loan<'_> {
             }
         }
     }
+}
+
+/// Stores `bytes` behind the first `written` bytes of `words`; `partial` has those of the word that is not full yet. Returns
+/// what it has then.
+#[inline(never)]
+fn append(words: &[AtomicU64], written: usize, mut partial: u64, bytes: &[u8]) -> u64 {
+    let filled = written % WORD_BYTES;
+    let (head, rest) = bytes.split_at(bytes.len().min((WORD_BYTES - filled) % WORD_BYTES));
+    if !head.is_empty() {
+        let mut word = partial.to_ne_bytes();
+        word[filled..filled + head.len()].copy_from_slice(head);
+        partial = u64::from_ne_bytes(word);
+        words[written / WORD_BYTES].store(partial, Ordering::Relaxed);
+    }
+    if !rest.is_empty() {
+        copy::store(&words[(written + head.len()) / WORD_BYTES..], rest);
+        partial = copy::word_of(&rest[rest.len() - rest.len() % WORD_BYTES..]);
+    }
+    partial
 }
 
 impl io::Write for Loan<'_> {
