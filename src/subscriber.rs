@@ -246,9 +246,14 @@ impl Subscriber {
     /// [`Subscriber::poll`]; `each` is given every outcome in order, laps and the end included, `Empty` not. Returns how
     /// many messages there were.
     #[inline]
-    pub fn drain<R>(&mut self, limit: usize, mut read: impl FnMut(View<'_>) -> R, each: impl FnMut(Poll<R>)) -> usize {
+    pub fn drain<R>(
+        &mut self,
+        limit: usize,
+        mut read: impl FnMut(View<'_>) -> R,
+        mut each: impl FnMut(Poll<R>),
+    ) -> usize {
         let mut course = self.reader.course(self.segment.words());
-        drain(limit, || course.poll(&mut read), each).messages
+        drain(limit, || course.poll(&mut read), &mut each).messages
     }
 
     /// Waits for the next message, or what else there is to tell, for up to `timeout`; `Empty` if that passed. Reads
@@ -543,7 +548,7 @@ pub(crate) struct Drained {
 
 /// Calls `poll` up to `limit` times, until there is nothing, and gives `each` what it finds.
 #[inline(always)]
-pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each: impl FnMut(Poll<R>)) -> Drained {
+pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, each: &mut impl FnMut(Poll<R>)) -> Drained {
     let mut messages = 0;
     // A hostile publisher can make laps without end: they count, too.
     for _ in 0..limit {
@@ -562,7 +567,8 @@ pub(crate) fn drain<R>(limit: usize, mut poll: impl FnMut() -> Poll<R>, mut each
             Poll::Lapped { .. } => true,
             _ => false,
         };
-        // Called in one place, where it is inlined however long it is: for a call each message would be built in memory.
+        // Called in one place and by no reference that would be a function itself: so it is inlined however long it is. For a
+        // call each message would be built in memory.
         each(outcome);
         if !goes_on {
             return Drained { messages, goes_on };
