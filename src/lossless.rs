@@ -152,9 +152,9 @@ impl Lease {
         claim.advance(next, self.light, || bell::wake_publisher(claim));
     }
 
-    /// Polls up to `limit` times, as [`subscriber::drain`] does, in turns: what was read is given back at the end of each.
-    /// A reader of its own for each turn, and no count of what to give back in between: that leaves registers to who looks at
-    /// the messages.
+    /// Polls up to `limit` times, as [`subscriber::drain`] does, in turns: what was read is given back at the end of each and not
+    /// before, when the last `each` has returned or panicked. What is lent relies on that. A course of its own for each turn,
+    /// and no count of what to give back in between: that leaves registers to who looks at the messages.
     #[inline(always)]
     fn drain<R>(
         &self,
@@ -167,19 +167,18 @@ impl Lease {
         let (reader, words) = subscriber.parts();
         let mut messages = 0;
         let mut left = limit;
-        while left > 0 {
+        loop {
             let turn = left.min(most);
             left -= turn;
             let leased = Leased { reader, lease: self };
-            // Not in there: it would be kept in memory, for when somebody panics.
+            // Beside it, not in it: what is dropped when somebody panics stays in memory.
             let mut course = leased.reader.course(words);
             let drained = subscriber::drain(turn, || poll(&mut course), &mut each);
             messages += drained.messages;
-            if !drained.goes_on {
-                break;
+            if !drained.goes_on || left == 0 {
+                return messages;
             }
         }
-        messages
     }
 }
 

@@ -119,7 +119,7 @@ impl BlockingSubscriber {
         let settling = self.settling.get_mut();
         let poll = |course: &mut Course<'_, '_>| {
             // SAFETY: the mapping is that of `self`, which is borrowed. It is claimed until `each`, which keeps it no longer,
-            // has returned or has panicked: only then is anything given back.
+            // has returned or has panicked: `Lease::drain` gives nothing back before that.
             unsafe { look(course, settling) }
         };
         self.lease.drain(self.subscriber.get_mut(), limit, poll, |outcome| {
@@ -183,7 +183,7 @@ impl BlockingSubscriber {
 /// Looks once for the next message: in place, or as a copy while it might still be overwritten.
 ///
 /// # Safety
-/// `words` are those of a mapping that lives for `'s`. If a message is found, it must be claimed until `'s` ends, by a claim
+/// `course` is over the words of a mapping that lives for `'s`. If a message is found, it must be claimed until `'s` ends, by a claim
 /// that `settling` is about.
 #[inline(always)]
 unsafe fn look<'s>(course: &mut Course<'_, '_>, settling: &mut Settling) -> Poll<Cow<'s, [u8]>> {
