@@ -131,10 +131,9 @@ impl Writers<'_> {
 }
 
 /// Polls once, with the next order carried out while a message is looked at.
-fn poll(reader: &mut Reader, writers: &mut Writers<'_>, orders: &mut Orders<'_>) {
-    let wanted = reader.cursor();
-    let memory = writers.memory;
-    let outcome = reader.poll(Words::new(memory), |view| {
+fn poll(course: &mut Course<'_, '_>, writers: &mut Writers<'_>, orders: &mut Orders<'_>) {
+    let wanted = course.cursor();
+    let outcome = course.poll(|view| {
         let before = view.to_vec();
         let offset = usize::from(orders.byte());
         assert_eq!(view.read::<[u8; 11]>(offset).is_some(), offset + 11 <= view.len());
@@ -154,7 +153,7 @@ fn poll(reader: &mut Reader, writers: &mut Writers<'_>, orders: &mut Orders<'_>)
         }
         _ => wanted,
     };
-    assert_eq!(reader.cursor(), moved_to);
+    assert_eq!(course.cursor(), moved_to);
     if !writers.is_spoilt {
         check_unspoilt(wanted, &outcome, writers);
     }
@@ -220,7 +219,11 @@ pub fn obey(orders: &[u8]) {
         let order = orders.byte();
         match order & 3 {
             0 => writers.carry_out(order.rotate_right(2), &mut orders),
-            1 | 2 => poll(&mut reader, &mut writers, &mut orders),
+            1 => poll(&mut reader.glance(Words::new(&memory)), &mut writers, &mut orders),
+            2 => {
+                let mut course = reader.course(Words::new(&memory));
+                (0..order >> 2 & 7).for_each(|_| poll(&mut course, &mut writers, &mut orders));
+            }
             _ if order & 4 == 0 => {
                 let start = oldest(&geometry, Words::new(&memory), 0);
                 assert!(writers.is_spoilt || start <= writers.writer.next());

@@ -139,7 +139,7 @@ impl Stage {
         let mut random = Random(seed);
         let arena = 4096 << random.below(3);
         let longest = [None, Some(1), Some(arena), Some(arena / 2 + 1)][random.below(4) as usize];
-        let geometry = Geometry::new(2 << random.below(6), 64 << random.below(5), arena, longest).unwrap();
+        let geometry = Geometry::new(2 << random.below(6), 32 * (2 + random.below(9)), arena, longest).unwrap();
         let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
             .map(|_| AtomicU64::new(0))
             .collect();
@@ -184,11 +184,12 @@ impl Stage {
     }
 
     /// Polls once. Returns whether there was a message.
-    fn poll(&mut self, reader: &mut Reader) -> bool {
-        let wanted = reader.cursor();
+    fn poll(&mut self, course: &mut Course<'_, '_>) -> bool {
+        let wanted = course.cursor();
+        self.wanted.set(wanted);
         let offset = self.random.below(80) as usize;
-        let (outcome, loads) = self.watched(|words| {
-            reader.poll(words, |view| {
+        let (outcome, loads) = self.watched(|_| {
+            course.poll(|view| {
                 assert_eq!(view.words().len(), words_for(view.len()));
                 assert_eq!(view.read::<[u8; 11]>(offset).is_some(), offset + 11 <= view.len());
                 view.to_vec()
@@ -207,7 +208,7 @@ impl Stage {
             }
             _ => (wanted, words_for(longest)),
         };
-        assert!(reader.cursor() == moved_to && moved_to <= MAX_SEQUENCE);
+        assert!(course.cursor() == moved_to && moved_to <= MAX_SEQUENCE);
         assert!(
             loads <= 16 + most_words as u64 + self.most_loads_of_a_scan(),
             "{loads} loads"
@@ -248,12 +249,22 @@ fn whatever_is_written_between_any_two_loads_no_reader_panics_goes_back_or_looks
             stage.geometry,
             stage.wanted.get().saturating_sub(stage.random.below(100)),
         );
-        for _ in 0..READS_PER_RING {
+        let memory = stage.memory.clone();
+        let words = Words::new(&memory);
+        let mut left = READS_PER_RING;
+        while left > 0 {
+            left -= 1;
             stage.wanted.set(reader.cursor());
-            if stage.random.below(8) == 0 {
-                stage.ask(&mut reader);
-            } else {
-                messages += u64::from(stage.poll(&mut reader));
+            match stage.random.below(8) {
+                0 => stage.ask(&mut reader),
+                1..4 => messages += u64::from(stage.poll(&mut reader.glance(words))),
+                _ => {
+                    let mut course = reader.course(words);
+                    for _ in 0..stage.random.below(left.min(40) + 1) {
+                        left -= 1;
+                        messages += u64::from(stage.poll(&mut course));
+                    }
+                }
             }
         }
         loads += stage.stranger.borrow().loads;

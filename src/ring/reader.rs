@@ -112,8 +112,7 @@ pub(crate) struct Reader {
     is_chased: bool,
     /// Words of the last payload that it read in the arena.
     large_words: u64,
-    /// The sequence that was not there yet when it last looked for it: while it wants a later one, the next ones may well be
-    /// there.
+    /// Where it last found nothing, or was placed: that message is waited for, any other may well be there.
     caught_up_at: u64,
 }
 
@@ -198,9 +197,14 @@ impl Reader {
     /// result counts only if the message was not overwritten meanwhile.
     #[inline(always)]
     pub(crate) fn poll<'w, R>(&mut self, words: Words<'w>, read: impl FnOnce(View<'w>) -> R) -> Poll<R> {
-        // For a single look it need not be known where the ring ends.
+        self.glance(words).poll(read)
+    }
+
+    /// Sets out to look once: then it need not be known where the ring ends.
+    #[inline(always)]
+    pub(super) fn glance<'a, 'w>(&'a mut self, words: Words<'w>) -> Course<'a, 'w> {
         let ahead = from_slot(&self.geometry, words, self.cursor);
-        self.set_out(words, ahead).poll(read)
+        self.set_out(words, ahead)
     }
 
     /// Sets out to look at many slots in a row.
@@ -334,6 +338,8 @@ impl<'w> Course<'_, 'w> {
     /// outcome is put together behind all this.
     #[inline(always)]
     fn look<R>(&mut self, read: impl FnOnce(View<'w>) -> R) -> Result<Received<R>, Option<Obstacle>> {
+        #[cfg(all(debug_assertions, not(loom)))]
+        self.check_place();
         if self.ahead.len() < self.slot_words {
             self.ahead = next_lap(&self.reader.geometry, self.words, self.cursor);
         }
@@ -367,6 +373,15 @@ impl<'w> Course<'_, 'w> {
         self.cursor = self.reader.cursor;
         self.ahead = self.ahead.slice(0, 0);
         Err(Some(obstacle))
+    }
+}
+
+#[cfg(all(debug_assertions, not(loom)))]
+impl Course<'_, '_> {
+    /// What lies ahead begins with the slot at the cursor, if there is any.
+    fn check_place(&self) {
+        let slot = self.words.from(self.reader.geometry.slot_at(self.cursor));
+        assert!(self.ahead.len() < self.slot_words || self.ahead.as_ptr() == slot.as_ptr());
     }
 }
 

@@ -419,18 +419,41 @@ fn reader_that_kept_up_and_is_overtaken_for_the_first_time_gets_a_head_start() {
 }
 
 #[test]
-fn sequences_end_before_a_stamp_can_overflow() {
-    let ring = Ring::new(4, 64, 4096);
-    let mut reader = ring.reader(u64::MAX);
-    let last = reader.cursor();
-    for stamp in [ready(last), ended(last), u64::MAX] {
-        ring.slot_word(last, STAMP).store(stamp, Ordering::Relaxed);
-        for _ in 0..3 {
-            assert!(
-                !matches!(poll(&ring, &mut reader), Poll::Message(_) | Poll::Lapped { .. }),
+fn last_messages_are_read_one_by_one_and_in_a_row_and_nothing_comes_behind_them() {
+    for (slots, slot_bytes) in [(2, 64), (4, 64), (64, 96)] {
+        let mut ring = Ring::new(slots, slot_bytes, 4096);
+        ring.writer.go_on_from(&ring.memory, MAX_SEQUENCE - 2, 0);
+        let last = [1, 2].map(|i| message(ring.publish(&[i]), &[i]));
+        let [mut reader, mut other] = [(); 2].map(|()| ring.reader(MAX_SEQUENCE - 2));
+
+        let mut course = other.course(ring.words());
+        let in_a_row: Vec<_> = (0..4).map(|_| course.poll(|view| view.to_vec())).collect();
+        drop(course);
+        let one_by_one: Vec<_> = (0..4).map(|_| poll(&ring, &mut reader)).collect();
+
+        let expected = last.into_iter().chain([Poll::Empty, Poll::Empty]);
+        assert!(expected.clone().eq(in_a_row) && expected.eq(one_by_one));
+        for stamp in [
+            writing(MAX_SEQUENCE),
+            ended(MAX_SEQUENCE),
+            ready(MAX_SEQUENCE),
+            ready(MAX_SEQUENCE + slots),
+            u64::MAX,
+        ] {
+            ring.slot_word(MAX_SEQUENCE, STAMP).store(stamp, Ordering::Relaxed);
+            let sequence = MAX_SEQUENCE;
+            let expected = match stamp {
+                stamp if stamp == writing(sequence) => Poll::Empty,
+                stamp if stamp == ended(sequence) => Poll::Ended,
+                _ => Poll::Corrupt { sequence },
+            };
+            assert_eq!(poll(&ring, &mut reader), expected, "{stamp:x}");
+            assert_eq!(
+                other.course(ring.words()).poll(|view| view.to_vec()),
+                expected,
                 "{stamp:x}"
             );
-            assert_eq!(reader.cursor(), last);
+            assert_eq!((reader.cursor(), other.cursor()), (sequence, sequence));
         }
     }
 }
