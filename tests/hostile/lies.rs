@@ -5,7 +5,7 @@ use lapwing::socket::frame::{Hello, RejectCode, ServerFrame};
 
 /// The life that clients here look for.
 pub const ME: Incarnation = Incarnation::from_bytes([7; 16]);
-pub const MAX_SEQUENCE: u64 = (1 << 62) - 1;
+pub const MAX_SEQUENCE: u64 = (1 << 62) - (1 << 32);
 /// The sequence that clients here ask for.
 pub const WANTED: u64 = 5;
 

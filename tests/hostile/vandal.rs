@@ -10,6 +10,7 @@ use lapwing::{
     Event, FollowOptions, Follower, Join, OnLap, Segment, Subscriber, TransportChoice, WaitStrategy, words::Words,
 };
 
+use crate::lies::MAX_SEQUENCE;
 use crate::segment::{ARENA, ARENA_BYTES, FLOOR, HEAD, HEARTBEAT, LARGE, LONGEST, SLOT_BYTES, SLOTS, StrangersSegment};
 use crate::{METER, Watchdog, write_info};
 
@@ -65,7 +66,7 @@ fn vandalise(segment: &StrangersSegment, is_over: &AtomicBool) -> u64 {
         }
         if random.below(64) == 0 {
             // Far ahead, or back in time.
-            sequence = [0, 1 << 40, (1 << 62) - 200][random.below(3) as usize];
+            sequence = [0, 1 << 40, MAX_SEQUENCE - 200][random.below(3) as usize];
         }
         for _ in 0..random.below(8) {
             let slot = StrangersSegment::slot(sequence.wrapping_sub(random.below(8)));
@@ -84,7 +85,7 @@ fn vandalise(segment: &StrangersSegment, is_over: &AtomicBool) -> u64 {
                 0 => random.next(),
                 1 => random.near_a_power(),
                 2 => random.near(sequence) << 2 | random.below(4),
-                3 => random.near((1 << 62) - 1) << 2 | random.below(4),
+                3 => random.near(MAX_SEQUENCE) << 2 | random.below(4),
                 4 => random.near(sequence + SLOTS) << 1 | random.below(2),
                 5 => LARGE | random.near(LONGEST as u64),
                 6 => random.near(SLOT_BYTES as u64 - 32),
@@ -155,13 +156,13 @@ impl Stage {
                     9 => drop(subscriber.receive(A_MOMENT, |view| view.to_vec())),
                     10 => drop(subscriber.wait(A_MOMENT)),
                     11 => drop(subscriber.server_state()),
-                    12 => assert!(subscriber.oldest().max(subscriber.head().next) < 1 << 62),
+                    12 => assert!(subscriber.oldest().max(subscriber.head().next) <= MAX_SEQUENCE),
                     _ => subscriber.rejoin(random.join()),
                 }
                 if subscriber.cursor() == cursor + 1 {
                     self.messages.fetch_add(1, Ordering::Relaxed);
                 }
-                assert!(bytes.len() <= LONGEST && subscriber.cursor() < 1 << 62);
+                assert!(bytes.len() <= LONGEST && subscriber.cursor() <= MAX_SEQUENCE);
             }
             self.count(100);
         }
