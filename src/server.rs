@@ -525,6 +525,16 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_as_many_as_the_largest_power_of_two_that_two_mebibytes_hold() {
+        let mut options = ServerOptions::new("slots".parse().unwrap());
+        for (slot_bytes, slots) in [(64, 32_768), (96, 16_384), (128, 16_384), (160, 8192), (65_536, 4096)] {
+            options.slot_bytes = slot_bytes;
+
+            assert_eq!(options.geometry().unwrap().slot_count(), slots, "of {slot_bytes} bytes");
+        }
+    }
+
+    #[test]
     fn longest_heartbeat_that_is_allowed_is_the_longest_that_a_subscriber_believes() {
         let dir = tempfile::tempdir().unwrap();
         let mut options = ServerOptions::new("slow".parse().unwrap());

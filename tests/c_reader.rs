@@ -50,10 +50,11 @@ fn compile(directory: &Path) -> Option<PathBuf> {
     }
 }
 
-fn server(directory: &Path, slots: u64) -> Server {
+fn server(directory: &Path, slots: u64, slot_bytes: u64) -> Server {
     let mut options = ServerOptions::new("c-reader".parse().unwrap());
     options.info_dir = directory.to_owned();
     options.slots = Some(slots);
+    options.slot_bytes = slot_bytes;
     options.listen.clear();
     Server::start(options).unwrap()
 }
@@ -86,7 +87,7 @@ fn program_of_the_page_prints_every_message_small_and_large() {
     let Some(program) = compile(temporary.path()) else {
         return;
     };
-    let mut server = server(temporary.path(), 1024);
+    let mut server = server(temporary.path(), 1024, 128);
     let mut expected = Vec::new();
 
     // Inline up to 96 bytes, in the arena from there; every length about a word's end. The rest of the word that a
@@ -111,7 +112,7 @@ fn program_of_the_page_says_what_it_missed_and_reads_on() {
     let Some(program) = compile(temporary.path()) else {
         return;
     };
-    let mut server = server(temporary.path(), 64);
+    let mut server = server(temporary.path(), 64, 96);
 
     // Every other message is so large that the arena holds four of them: the slots of those before stand, but what they
     // lead to is buried.

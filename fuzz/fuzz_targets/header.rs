@@ -18,6 +18,7 @@ fn check(bytes: &[u8]) {
         geometry.arena_bytes() as u64,
     );
     assert!(slots.is_power_of_two() && slot_bytes.is_multiple_of(32) && arena.is_power_of_two());
+    assert!((64..=65_536).contains(&slot_bytes));
     // Header page, slots and arena lie behind one another and end where the segment does.
     let slots_bytes = slots.checked_mul(slot_bytes).expect("slots that can be addressed");
     let arena_at = slots_bytes
