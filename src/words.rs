@@ -66,6 +66,12 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// Asks for the cache line that lies [`copy::LOAD_AHEAD_BYTES`] behind the word at `index`, if there is such a word.
+    #[inline]
+    pub(crate) fn prefetch_ahead(self, index: usize) {
+        self.prefetch::<{ copy::LOAD_AHEAD_BYTES }>(index);
+    }
+
     /// Asks for the cache lines that lie [`copy::LOAD_AHEAD_BYTES`] behind these, as `fold` does on its way: for who looks at
     /// them in other ways. For no more of them than that, and for none behind a single block, which mostly is in its slot.
     #[inline]

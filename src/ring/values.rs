@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use bytemuck::AnyBitPattern;
 
-use super::View;
+use super::{LINE_BYTES, View};
 use crate::words::WORD_BYTES;
 
 /// The `T`s that lie one behind the other in a payload, each loaded when it is asked for. Skipping costs nothing: `nth`
@@ -30,13 +30,10 @@ impl<'a, T: AnyBitPattern> Values<'a, T> {
             of: PhantomData,
         }
     }
-}
 
-impl<T: AnyBitPattern> Iterator for Values<'_, T> {
-    type Item = T;
-
+    /// The next one, and nothing else is touched.
     #[inline]
-    fn next(&mut self) -> Option<T> {
+    fn take_next(&mut self) -> Option<T> {
         self.left = self.left.checked_sub(1)?;
         let (at, size) = (self.at, size_of::<T>());
         self.at += size;
@@ -46,13 +43,26 @@ impl<T: AnyBitPattern> Iterator for Values<'_, T> {
         }
         self.view.read(at)
     }
+}
+
+impl<T: AnyBitPattern> Iterator for Values<'_, T> {
+    type Item = T;
+
+    /// Asks for lines ahead as well, as who looks at each word in turn does: the first of a line asks for another.
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        if self.left > 0 && self.at >= LINE_BYTES && self.at % LINE_BYTES < size_of::<T>() {
+            self.view.words().prefetch_ahead(self.at / WORD_BYTES);
+        }
+        self.take_next()
+    }
 
     #[inline]
     fn nth(&mut self, n: usize) -> Option<T> {
         let skipped = n.min(self.left);
         self.left -= skipped;
         self.at += skipped * size_of::<T>();
-        self.next()
+        self.take_next()
     }
 
     #[inline]
