@@ -59,8 +59,6 @@ enum Ring {
     Cached,
     /// Larger than all caches.
     Vast,
-    /// For messages of many values, in their slots.
-    Packed,
 }
 
 impl Ring {
@@ -69,23 +67,18 @@ impl Ring {
             Self::Default => None,
             Self::Cached => Some(65_536),
             Self::Vast => Some(1_048_576),
-            Self::Packed => Some(4096),
         }
     }
 
     /// Bytes of a slot for messages of `len` bytes.
     fn slot_bytes(self, len: usize) -> Option<u64> {
-        match self {
-            Self::Default => None,
-            Self::Cached | Self::Vast => (len == size_of::<Small>()).then_some(96),
-            Self::Packed => Some(PACK_SLOT_BYTES as u64),
-        }
+        (self != Self::Default && len == size_of::<Small>()).then_some(96)
     }
 
     /// Least bytes of the arena.
     const fn arena(self) -> u64 {
         match self {
-            Self::Default | Self::Packed => 64 << 10,
+            Self::Default => 64 << 10,
             Self::Cached => 4 << 20,
             Self::Vast => 64 << 20,
         }
@@ -104,9 +97,8 @@ struct Lapwing {
 
 /// Values of 64 B that share a message of the ring, with one stamp, one time and one tag.
 const PACKED: usize = 16;
-/// Bytes of such a message, and of a slot that takes it.
+/// Bytes of such a message.
 const PACK_BYTES: usize = PACKED * size_of::<Small>();
-const PACK_SLOT_BYTES: usize = PACK_BYTES + 32;
 
 /// Messages of a stream that are looked at in one go.
 const DRAINED: usize = 256;
@@ -205,7 +197,7 @@ const WAYS: [Lapwing; 11] = [
     },
     Lapwing {
         name: "Lapwing, held",
-        settings: "The same, read by a `BlockingSubscriber`, whose `drain` lends `&[u8]`, `WaitStrategy::Spin` (several readers: `Adaptive`).",
+        settings: "`--lossless block` and the same publisher, read by a `BlockingSubscriber`, whose `drain` lends `&[u8]`, `WaitStrategy::Spin` (several readers: `Adaptive`).",
         publish: Publish::InPlace,
         receive: Receive::Held,
         wait: SPIN,
@@ -214,12 +206,12 @@ const WAYS: [Lapwing; 11] = [
     },
     Lapwing {
         name: "Lapwing, lossless, sixteen in one",
-        settings: "`--lossless block` and a `LosslessSubscriber`; sixteen values by `push_typed` in each `loan` of 1 KiB, read by \
-                   `View::values`; 4,096 slots of 1,056 bytes. Each value is checked, but they share a sequence, a time and a tag.",
+        settings: "As lossless, with sixteen values by `push_typed` in each `loan` of 1 KiB, read by `View::values`. Each value is checked, \
+                   but they share a sequence, a time and a tag.",
         publish: Publish::Packed,
         receive: Receive::Lossless,
         wait: ADAPTIVE,
-        ring: Ring::Packed,
+        ring: Ring::Cached,
         fits: is_small_stream,
     },
     Lapwing {
