@@ -43,6 +43,8 @@ const SIZES: [usize; 4] = [8, 64, 1024, 65_536];
 const SHORT_SIZES: [usize; 3] = [8, 64, 1024];
 /// A value that fits in a slot.
 type Value = [u64; 8];
+/// Values in a message of some.
+const VALUES: usize = 16;
 /// The lowest of so many is taken: now and then the arena begins again.
 const ROUNDS: usize = 5;
 const READERS: usize = 64;
@@ -127,6 +129,22 @@ impl Counted {
             },
             |(_, company)| read(company),
         );
+        if size == VALUES * size_of::<Value>() {
+            self.count(
+                &format!("lend {VALUES} values, {name}"),
+                size,
+                state,
+                |(batch, _)| {
+                    let mut loan = batch.loan(size).expect("short enough");
+                    for key in 0..VALUES as u64 {
+                        let value: Value = [black_box(key); 8];
+                        loan.push_typed(&value).expect("as many");
+                    }
+                    black_box(loan.commit());
+                },
+                |(_, company)| read(company),
+            );
+        }
         if size == size_of::<Value>() {
             self.count(
                 &format!("push typed, {name}"),
@@ -256,6 +274,11 @@ impl Counted {
             open,
             |subscriber| matches!(subscriber.poll(sum), Poll::Message(message) if message.value != 0),
         );
+        self.draining("lossless", &mut stand, open, |subscriber| {
+            subscriber.drain(DRAINED, sum, |seen| {
+                assert!(matches!(seen, Poll::Message(message) if message.value != 0));
+            })
+        });
         let open = |stand: &Stand| BlockingSubscriber::open(&found(stand), Join::New, PATIENCE).expect("a lease");
         self.receiving("held message", &mut stand, open, |subscriber| match subscriber.poll() {
             Poll::Message(held) => black_box(&*held.value)[0] == 0x5a,
