@@ -110,15 +110,35 @@ pub(crate) fn append(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
 /// If it does not lie inside.
 #[inline(always)]
 pub(crate) fn read<T: AnyBitPattern>(words: &[AtomicU64], offset: usize) -> T {
+    if !is_few_words::<T>() {
+        // SAFETY: `fill` writes every byte.
+        return unsafe { filled(|bytes| fill(words, offset, bytes)) };
+    }
+    if !offset.is_multiple_of(WORD_BYTES) {
+        return read_between_words(words, offset);
+    }
+    let words = &words[offset / WORD_BYTES..][..size_of::<T>() / WORD_BYTES];
+    // SAFETY: `fill_with_words` writes every byte.
+    unsafe { filled(|bytes| fill_with_words(words, bytes)) }
+}
+
+/// As [`read`], for what hardly anybody does. Not inlined: who reads value after value has registers for these.
+#[inline(never)]
+fn read_between_words<T: AnyBitPattern>(words: &[AtomicU64], offset: usize) -> T {
+    // SAFETY: `fill` writes every byte.
+    unsafe { filled(|bytes| fill(words, offset, bytes)) }
+}
+
+/// The `T` whose bytes `write` writes.
+///
+/// # Safety
+/// `write` must write every byte that it is given.
+#[inline(always)]
+unsafe fn filled<T: AnyBitPattern>(write: impl FnOnce(&mut [MaybeUninit<u8>])) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: these are all bytes of `value`.
-    let bytes = unsafe { slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<T>()) };
-    if is_few_words::<T>() && offset.is_multiple_of(WORD_BYTES) {
-        fill_with_words(&words[offset / WORD_BYTES..][..size_of::<T>() / WORD_BYTES], bytes);
-    } else {
-        fill(words, offset, bytes);
-    }
-    // SAFETY: every byte of it was written, and any bytes are a `T`.
+    write(unsafe { slice::from_raw_parts_mut(value.as_mut_ptr().cast(), size_of::<T>()) });
+    // SAFETY: every byte of it was written, as the caller promises, and any bytes are a `T`.
     unsafe { value.assume_init() }
 }
 

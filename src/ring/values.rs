@@ -48,10 +48,12 @@ impl<'a, T: AnyBitPattern> Values<'a, T> {
 impl<T: AnyBitPattern> Iterator for Values<'_, T> {
     type Item = T;
 
-    /// Asks for lines ahead as well, as who looks at each word in turn does: the first of a line asks for another.
+    /// Asks for lines ahead as well, as who looks at each word in turn does: the first of a line asks for another. Not for parts
+    /// of words, for which it would cost more than they do.
     #[inline]
     fn next(&mut self) -> Option<T> {
-        if self.left > 0 && self.at >= LINE_BYTES && self.at % LINE_BYTES < size_of::<T>() {
+        let is_long = size_of::<T>() >= WORD_BYTES;
+        if is_long && self.left > 0 && self.at >= LINE_BYTES && self.at % LINE_BYTES < size_of::<T>() {
             self.view.words().prefetch_ahead(self.at / WORD_BYTES);
         }
         self.take_next()
