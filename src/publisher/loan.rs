@@ -84,7 +84,10 @@ impl Loan<'_> {
     /// If there is no room left for them; nothing is appended then.
     #[inline(always)]
     pub fn push_typed<T: NoUninit>(&mut self, value: &T) -> Result<(), PublishError> {
-        if copy::is_few_words::<T>() && self.written.is_multiple_of(WORD_BYTES) && size_of::<T>() <= self.remaining() {
+        if !copy::is_few_words::<T>() {
+            return self.push(bytemuck::bytes_of(value));
+        }
+        if self.written.is_multiple_of(WORD_BYTES) && size_of::<T>() <= self.remaining() {
             let start = self.place.start + self.written / WORD_BYTES;
             copy::store_value(&self.memory[start..start + size_of::<T>() / WORD_BYTES], value);
             self.written += size_of::<T>();
