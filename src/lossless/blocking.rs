@@ -183,8 +183,8 @@ impl BlockingSubscriber {
 /// Looks once for the next message: in place, or as a copy while it might still be overwritten.
 ///
 /// # Safety
-/// `course` is over the words of a mapping that lives for `'s`. If a message is found, it must be claimed until `'s` ends, by a claim
-/// that `settling` is about.
+/// `course` is over the words of a mapping that lives for `'s`. If a message is found, it must be claimed until `'s` ends, by
+/// a claim that `settling` is about.
 #[inline(always)]
 unsafe fn look<'s>(course: &mut Course<'_, '_>, settling: &mut Settling) -> Poll<Cow<'s, [u8]>> {
     if !settling.is_safe(course.cursor(), |live| course.is_there(live)) {
