@@ -18,7 +18,7 @@ use std::slice;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 use crate::sync::{AtomicU64, Ordering};
-use crate::words::{WORD_BYTES, look, words_for};
+use crate::words::{LINE_WORDS, WORD_BYTES, look, words_for};
 
 mod blocks;
 
@@ -77,6 +77,37 @@ pub(crate) fn prefetch_to_store<const AHEAD: usize>(word: &AtomicU64) {
     }
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
     let _ = word;
+}
+
+/// Whether [`flush`] does anything: the processor has CLFLUSHOPT. Asks it, which takes a virtual one microseconds.
+pub(crate) fn can_flush() -> bool {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
+    {
+        const LEAF: u32 = 7;
+        const CLFLUSHOPT: u32 = 1 << 23;
+        std::arch::x86_64::__cpuid(0).eax >= LEAF && std::arch::x86_64::__cpuid_count(LEAF, 0).ebx & CLFLUSHOPT != 0
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
+    false
+}
+
+/// Takes the cache lines of `words` out of all caches, those of other processors included, and waits for nothing. The words
+/// stay what they are. Only if [`can_flush`] says so.
+#[inline]
+pub(crate) fn flush(words: &[AtomicU64]) {
+    for line in words.chunks(LINE_WORDS) {
+        #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
+        // SAFETY: the line that is flushed is mapped, since these words are; programs cannot tell that it was.
+        unsafe {
+            std::arch::asm!(
+                "clflushopt [{word}]",
+                word = in(reg) line.as_ptr(),
+                options(nostack, preserves_flags),
+            );
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
+        let _ = line;
+    }
 }
 
 /// Copies `out.len()` bytes, from byte `offset` of `words` on.

@@ -42,8 +42,9 @@
 
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, MAX_SLOT_COUNT, SLOT_HEADER_WORDS};
 use crate::sync::{Ordering, fence};
-use crate::words::{WORD_BYTES, Words};
+use crate::words::{LINE_WORDS, WORD_BYTES, Words};
 
+mod flush;
 mod reader;
 mod values;
 mod view;
@@ -65,8 +66,6 @@ const LARGE: u64 = 1 << 63;
 /// The words of a slot with names: no slot has fewer.
 const FIRST_WORDS: usize = BODY + 1;
 
-/// Words of a cache line.
-const LINE_WORDS: usize = 8;
 const LINE_BYTES: usize = LINE_WORDS * WORD_BYTES;
 /// Large payloads begin on a boundary of this many words, a cache line, so that no two share one.
 const ARENA_ALIGN_WORDS: u64 = LINE_WORDS as u64;

@@ -15,6 +15,8 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Bytes in a word.
 pub(crate) const WORD_BYTES: usize = 8;
+/// Words in a cache line.
+pub(crate) const LINE_WORDS: usize = 8;
 
 /// How many words hold `bytes` bytes.
 pub(crate) const fn words_for(bytes: usize) -> usize {
@@ -77,13 +79,21 @@ impl<'a> Words<'a> {
     #[inline]
     pub(crate) fn prefetch_behind(self) {
         const MOST: usize = copy::LOAD_AHEAD_BYTES / size_of::<Line>();
-        type Line = [AtomicU64; 8];
+        type Line = [AtomicU64; LINE_WORDS];
         let lines: &[Line] = self.0.as_chunks().0;
         if lines.len() > 1 {
             for line in &lines[..lines.len().min(MOST)] {
                 copy::prefetch_to_load::<{ copy::LOAD_AHEAD_BYTES }>(&line[0]);
             }
         }
+    }
+
+    /// Takes the cache lines in which these lie out of all caches, see [`copy::flush`].
+    #[inline]
+    pub(crate) fn flush(self) {
+        #[cfg(all(test, not(loom)))]
+        watch::note_flushed(self.0);
+        copy::flush(self.0);
     }
 
     /// The `len` words from `start`.
@@ -229,10 +239,12 @@ pub(crate) fn look(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
-/// What a test does before each load of its thread: count it, or write what a stranger may write at that moment.
+/// What a test does before each load of its thread: count it, or write what a stranger may write at that moment. And what was
+/// flushed.
 #[cfg(all(test, not(loom)))]
 pub(crate) mod watch {
     use std::cell::{Cell, RefCell};
+    use std::ops::Range;
 
     use crate::sync::AtomicU64;
 
@@ -242,6 +254,7 @@ pub(crate) mod watch {
         /// Whether there is a watcher: to ask for this takes Miri a tenth of the time.
         static WATCHED: Cell<bool> = const { Cell::new(false) };
         static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+        static FLUSHED: RefCell<Vec<Range<*const AtomicU64>>> = const { RefCell::new(Vec::new()) };
     }
 
     pub(super) fn tell(word: &AtomicU64) {
@@ -262,6 +275,15 @@ pub(crate) mod watch {
         WATCHED.set(false);
         WATCHER.take();
         result
+    }
+
+    pub(super) fn note_flushed(words: &[AtomicU64]) {
+        FLUSHED.with_borrow_mut(|flushed| flushed.push(words.as_ptr_range()));
+    }
+
+    /// What this thread flushed since this was asked last.
+    pub(crate) fn take_flushed() -> Vec<Range<*const AtomicU64>> {
+        FLUSHED.take()
     }
 }
 

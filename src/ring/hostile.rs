@@ -249,6 +249,9 @@ fn whatever_is_written_between_any_two_loads_no_reader_panics_goes_back_or_looks
             stage.geometry,
             stage.wanted.get().saturating_sub(stage.random.below(100)),
         );
+        if seed % 2 == 1 {
+            reader.set_flushing();
+        }
         let memory = stage.memory.clone();
         let words = Words::new(&memory);
         let mut left = READS_PER_RING;

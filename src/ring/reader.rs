@@ -1,7 +1,9 @@
 //! A reader's end of the ring: a cursor, and what is to be believed of the slot that it points at.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
+use std::time::Instant;
 
+use super::flush::Flushing;
 use super::view::View;
 use super::{
     BODY, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended, head,
@@ -11,6 +13,17 @@ use crate::copy;
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
 use crate::sync::{Ordering, fence};
 use crate::words::{WordArray, Words, words_for};
+
+/// How many messages behind the one that it reads a reader flushes a slot, if it does: two slots may share a line.
+const FLUSH_BEHIND: u64 = 32;
+/// The fewest slots of a ring in which it is worth a thought.
+const FLUSH_SLOTS: u64 = 8 * FLUSH_BEHIND;
+/// The fewest messages that are timed together, and the fewest cache lines.
+const TIMED_MESSAGES: u64 = 16;
+const TIMED_LINES: u64 = 512;
+
+/// Lines of a slot of the default size.
+const SLOT_LINES: u64 = 2;
 
 /// How far ahead of the slot that it is at a reader of many messages asks for lines: for 32 of the default size.
 const AHEAD_BYTES: usize = 2 * copy::LOAD_AHEAD_BYTES;
@@ -110,8 +123,11 @@ pub(crate) struct Reader {
     placed: u64,
     /// It is given a head start where it was overtaken.
     is_chased: bool,
-    /// Words of the last payload that it read in the arena.
-    large_words: u64,
+    /// The last payload that it read in the arena: its position and its bytes.
+    large: (u64, usize),
+    /// Messages that were overwritten before it read them, since it was placed.
+    missed: u64,
+    flushing: Flushing,
     /// Where it last found nothing, or was placed: that message is waited for, any other may well be there.
     caught_up_at: u64,
 }
@@ -124,7 +140,9 @@ impl Reader {
             on_lap: OnLap::Retained,
             placed: cursor.min(MAX_SEQUENCE),
             is_chased: true,
-            large_words: 0,
+            large: (0, 0),
+            missed: 0,
+            flushing: Flushing::new(cursor),
             caught_up_at: cursor.min(MAX_SEQUENCE),
         }
     }
@@ -153,6 +171,8 @@ impl Reader {
         self.cursor = cursor.min(MAX_SEQUENCE);
         self.placed = self.cursor;
         self.caught_up_at = self.cursor;
+        self.missed = 0;
+        self.flushing.replace(self.cursor);
     }
 
     /// Whether a poll would find anything but `Empty`. Loads one word.
@@ -176,7 +196,7 @@ impl Reader {
     /// How many messages are an eighth of what the ring retains, if they go on as they were.
     pub(crate) fn eighth(&self) -> u64 {
         let slots = self.geometry.slot_count();
-        let messages = self.geometry.arena_words().checked_div(self.large_words);
+        let messages = self.geometry.arena_words().checked_div(words_for(self.large.1) as u64);
         messages.map_or(slots, |messages| messages.min(slots)) / 8
     }
 
@@ -210,8 +230,36 @@ impl Reader {
     /// Sets out to look at many slots in a row.
     #[inline(always)]
     pub(crate) fn course<'a, 'w>(&'a mut self, words: Words<'w>) -> Course<'a, 'w> {
+        if self.flushing.is_due(self.cursor) {
+            self.weigh_flushing();
+        }
         let ahead = slots_from(&self.geometry, words, self.cursor);
         self.set_out(words, ahead)
+    }
+
+    /// As if it had found out that flushing is worth it.
+    #[cfg(all(test, not(loom)))]
+    pub(super) const fn set_flushing(&mut self) {
+        self.flushing.set_on();
+    }
+
+    /// Whether at `cursor` it would look whether flushing is worth it.
+    #[cfg(all(test, not(loom)))]
+    pub(super) const fn is_flushing_due(&self, cursor: u64) -> bool {
+        self.flushing.is_due(cursor)
+    }
+
+    /// Goes on finding out whether flushing is worth it.
+    #[cold]
+    fn weigh_flushing(&mut self) {
+        if self.geometry.slot_count() < FLUSH_SLOTS || !copy::can_flush() {
+            self.flushing.give_up();
+            return;
+        }
+        let lines = SLOT_LINES + (words_for(self.large.1) / LINE_WORDS) as u64;
+        let lap = (8 * self.eighth()).max(TIMED_LINES / lines).max(TIMED_MESSAGES);
+        let read = self.cursor - self.missed;
+        self.flushing.go_on(self.cursor, read, lap, lines, Instant::now());
     }
 
     #[inline(always)]
@@ -281,10 +329,9 @@ impl Reader {
                     .unwrap_or(start.max(head))
             }
         };
-        Obstacle::Lapped {
-            first,
-            missed: self.cursor - first,
-        }
+        let missed = self.cursor - first;
+        self.missed += missed;
+        Obstacle::Lapped { first, missed }
     }
 }
 
@@ -346,14 +393,20 @@ impl<'w> Course<'_, 'w> {
         let odd = match self.ahead.split_at_checked(self.slot_words) {
             None => at_the_end(&self.reader.geometry, self.words).ok_or(None)?,
             Some((slot, ahead)) => match look_at(&self.reader.geometry, self.words, slot, self.cursor, read) {
-                Ok((message, slot, is_large)) => {
-                    if is_large {
-                        self.reader.large_words = words_for(message.len) as u64;
+                Ok((message, slot, position)) => {
+                    if let Some(position) = position {
+                        if self.reader.flushing.is_on() {
+                            flush_large(&self.reader.geometry, self.words, self.reader.large);
+                        }
+                        self.reader.large = (position, message.len);
                     }
                     // Not for who waits for each message: the publisher is about to store there.
                     if self.is_behind() {
                         slot.prefetch::<AHEAD_BYTES>(STAMP);
                         slot.prefetch::<{ AHEAD_BYTES + LINE_BYTES }>(STAMP);
+                        if self.reader.flushing.is_on() {
+                            flush_behind(&self.reader.geometry, self.words, self.cursor);
+                        }
                     }
                     self.ahead = ahead;
                     self.cursor += 1;
@@ -433,7 +486,26 @@ fn expect(slot: Words<'_>, sequence: u64, stamp: u64) {
     }
 }
 
-/// Looks at the slot of message `sequence`: the message, the slot's first words, and whether it is large.
+/// Flushes a slot that was read a while ago. Calls nothing, for which registers would have to be kept while there is nothing to
+/// flush.
+#[inline(always)]
+fn flush_behind(geometry: &Geometry, words: Words<'_>, sequence: u64) {
+    let slot = geometry.slot_at(sequence.wrapping_sub(FLUSH_BEHIND));
+    if let Some(spent) = words.get(slot, geometry.slot_words()) {
+        spent.flush();
+    }
+}
+
+/// Flushes a payload in the arena: its position and how many bytes it has.
+#[inline(always)]
+fn flush_large(geometry: &Geometry, words: Words<'_>, (position, len): (u64, usize)) {
+    if let Some(spent) = in_arena(geometry, words, position, len) {
+        spent.flush();
+    }
+}
+
+/// Looks at the slot of message `sequence`: the message, the slot's first words, and the position of its payload if that lies in
+/// the arena.
 #[inline(always)]
 fn look_at<'w, R>(
     geometry: &Geometry,
@@ -441,7 +513,7 @@ fn look_at<'w, R>(
     slot: Words<'w>,
     sequence: u64,
     read: impl FnOnce(View<'w>) -> R,
-) -> Result<(Received<R>, WordArray<'w, BODY>, bool), Odd> {
+) -> Result<(Received<R>, WordArray<'w, BODY>, Option<u64>), Odd> {
     let Some((first, body)) = slot.split_first_chunk::<BODY>() else {
         return Err(Odd::Implausible);
     };
@@ -480,7 +552,7 @@ fn look_at<'w, R>(
         len,
         value,
     };
-    Ok((message, first, is_large))
+    Ok((message, first, is_large.then_some(position)))
 }
 
 /// The payload of `len` bytes at `position` of the arena; `None` if no publisher of this geometry can have put it there.

@@ -1,9 +1,11 @@
 //! The ring on plain memory, one thread: lengths, laps, joins, ends, and what a hostile publisher may write.
 
+use std::ops::Range;
+
 use super::*;
 use crate::copy;
 use crate::sync::AtomicU64;
-use crate::words::WORD_BYTES;
+use crate::words::{WORD_BYTES, watch};
 
 struct Ring {
     memory: Vec<AtomicU64>,
@@ -518,4 +520,90 @@ fn reader_with_a_claim_goes_on_at_the_very_next_message_that_is_there() {
     }
 
     assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 2, missed: 1 });
+}
+
+/// Reads all that there is in turns of 50, and says where each payload was.
+fn read_in_turns(ring: &Ring, reader: &mut Reader) -> Vec<Range<*const AtomicU64>> {
+    let mut payloads = Vec::new();
+    loop {
+        let mut course = reader.course(ring.words());
+        for _ in 0..50 {
+            match course.poll(|view| view.words()) {
+                Poll::Message(message) => {
+                    let start = message.value.as_ptr();
+                    payloads.push(start..start.wrapping_add(message.value.len()));
+                }
+                Poll::Empty => return payloads,
+                other => panic!("{:?}", other.map(Words::len)),
+            }
+        }
+    }
+}
+
+#[test]
+fn slots_are_flushed_once_each_a_while_after_they_were_read_and_those_that_are_waited_for_are_not() {
+    watch::take_flushed();
+    for slot_bytes in [64, 96, 128, 512] {
+        let mut ring = Ring::new(256, slot_bytes, 4096);
+        for i in 0..250 {
+            ring.publish(&[i; 24]);
+        }
+        let mut reader = ring.reader(200);
+        reader.set_flushing();
+        read_in_turns(&ring, &mut reader);
+        for i in 0..100 {
+            ring.publish(&[i; 24]);
+            assert_eq!(read_in_turns(&ring, &mut reader).len(), 1);
+        }
+        for i in 0..150 {
+            ring.publish(&[i; 24]);
+        }
+        assert_eq!(read_in_turns(&ring, &mut reader).len(), 150);
+
+        let flushed = watch::take_flushed();
+
+        let slots = (201..250).chain(351..500).map(|sequence| {
+            let start = ring.slot_word(sequence - 32, 0) as *const AtomicU64;
+            start..start.wrapping_add(ring.writer.geometry().slot_words())
+        });
+        assert!(slots.eq(flushed), "slots of {slot_bytes} bytes");
+        assert_eq!(poll(&ring, &mut ring.reader(499)), message(499, &[149; 24]));
+    }
+}
+
+#[test]
+fn large_payloads_are_flushed_once_the_next_one_was_read() {
+    watch::take_flushed();
+    let mut ring = Ring::new(256, 64, 4096);
+    let mut reader = ring.reader(0);
+    reader.set_flushing();
+    let mut payloads = Vec::new();
+    for i in 0..40_usize {
+        ring.publish(&vec![i as u8; 100 + 33 * i]);
+        payloads.extend(read_in_turns(&ring, &mut reader));
+    }
+
+    let flushed = watch::take_flushed();
+
+    payloads.pop();
+    assert_eq!(payloads, flushed[1..], "the first time there is nothing to flush");
+    assert!(flushed[0].is_empty());
+}
+
+#[test]
+fn reader_that_has_found_out_nothing_flushes_nothing() {
+    watch::take_flushed();
+    // In a small ring it never will.
+    for (slots, looks_again) in [(128, false), (256, copy::can_flush())] {
+        let mut ring = Ring::new(slots, 64, 4096);
+        let mut reader = ring.reader(0);
+        for _ in 0..4 {
+            for i in 0..100 {
+                ring.publish(&[i; 24]);
+            }
+            read_in_turns(&ring, &mut reader);
+        }
+        assert_eq!(watch::take_flushed(), []);
+        assert_eq!(reader.is_flushing_due(MAX_SEQUENCE), looks_again, "{slots} slots");
+    }
 }

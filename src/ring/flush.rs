@@ -1,0 +1,174 @@
+//! Whether a reader flushes what it has read out of the caches.
+//!
+//! A publisher that comes round again takes each line back from the caches of its readers. Between processors that share a
+//! cache that takes a few nanoseconds, less than a line from memory. Between those that share none it takes ten times as long
+//! as one from memory, and a stream is as slow as that. So a reader of a stream tries it out: it reads a few laps of the ring
+//! as it did, a few the other way and a few as before, goes on in the quicker one, and tries again later, since virtual
+//! processors move.
+//!
+//! ```text
+//!   rest  ->  time laps  ->  change, settle, time laps  ->  change back, settle, time laps  ->  keep one of them, rest
+//! ```
+
+use std::time::{Duration, Instant};
+
+/// Messages after which it is known how long they are, and so how many are a lap.
+const FIRST_MESSAGES: u64 = 16;
+/// Laps and time before the first look: memory that is touched for the first time tells nothing, nor does a publisher that has
+/// lines of its own alone.
+const FIRST_LAPS: u64 = 4;
+const FIRST_REST: Duration = Duration::from_millis(20);
+/// Laps that are timed each time. The quickest counts: a stream may pause.
+const LAPS: u32 = 2;
+/// Nanoseconds. A stream of which a cache line takes less comes from near, or its reader takes all the time, and would lose
+/// messages if it had more to do.
+const QUICK_NS: f64 = 10.0;
+/// Flushing is worth it if a message takes less than this share of the time.
+const WORTH: f64 = 0.8;
+/// How long it is from one trial to the next at least, and in times of the last trial.
+const REST: Duration = Duration::from_millis(500);
+const REST_IN_TRIALS: u32 = 50;
+
+/// What a reader has found out.
+#[derive(Debug, Clone)]
+pub(super) struct Flushing {
+    is_on: bool,
+    /// The cursor at which there may be something to do.
+    due: u64,
+    /// Whether laps were made since the reader was placed.
+    is_warm: bool,
+    /// When the next trial may begin.
+    rests_until: Option<Instant>,
+    trial: Option<Trial>,
+}
+
+#[derive(Debug, Clone)]
+struct Trial {
+    began: Instant,
+    /// Nanoseconds for a message as it was, and the other way, as far as they are known.
+    before: [Option<f64>; 2],
+    is_settling: bool,
+    /// When the lap began, and how many messages had been read.
+    lap_began: Instant,
+    lap_read: u64,
+    /// Laps that were timed since it began or the last change, and the least nanoseconds that a message took in one.
+    laps: u32,
+    least_ns: f64,
+}
+
+impl Trial {
+    const fn begin(now: Instant, read: u64) -> Self {
+        Self {
+            began: now,
+            before: [None; 2],
+            is_settling: false,
+            lap_began: now,
+            lap_read: read,
+            laps: 0,
+            least_ns: f64::INFINITY,
+        }
+    }
+
+    /// A lap was made: what a message takes, if enough laps were.
+    fn lap(&mut self, now: Instant, read: u64) -> Option<f64> {
+        if !self.is_settling {
+            let passed = now.duration_since(self.lap_began).as_nanos() as f64;
+            self.least_ns = self.least_ns.min(passed / read.saturating_sub(self.lap_read) as f64);
+            self.laps += 1;
+        }
+        self.is_settling = false;
+        self.lap_began = now;
+        self.lap_read = read;
+        (self.laps == LAPS).then_some(self.least_ns)
+    }
+
+    /// The way changes.
+    const fn change(&mut self) {
+        self.is_settling = true;
+        self.laps = 0;
+        self.least_ns = f64::INFINITY;
+    }
+}
+
+impl Flushing {
+    /// For a reader at `cursor`.
+    pub(super) const fn new(cursor: u64) -> Self {
+        Self {
+            is_on: false,
+            due: cursor.saturating_add(FIRST_MESSAGES),
+            is_warm: false,
+            rests_until: None,
+            trial: None,
+        }
+    }
+
+    #[inline]
+    pub(super) const fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Whether it is to be told how far the reader is, now that it is at `cursor`.
+    #[inline]
+    pub(super) const fn is_due(&self, cursor: u64) -> bool {
+        cursor >= self.due
+    }
+
+    /// The reader was placed at `cursor`.
+    pub(super) fn replace(&mut self, cursor: u64) {
+        *self = Self::new(cursor);
+    }
+
+    /// As if it had found out that flushing is worth it.
+    #[cfg(all(test, not(loom)))]
+    pub(super) const fn set_on(&mut self) {
+        self.is_on = true;
+    }
+
+    /// Never again: this machine cannot.
+    pub(super) const fn give_up(&mut self) {
+        self.due = u64::MAX;
+    }
+
+    /// The reader is at `cursor` and has read `read` messages so far, of so many `lines` each. It comes round the ring in `lap`
+    /// messages.
+    pub(super) fn go_on(&mut self, cursor: u64, read: u64, lap: u64, lines: u64, now: Instant) {
+        if !self.is_warm {
+            self.is_warm = true;
+            self.due = cursor.saturating_add(FIRST_LAPS * lap);
+            self.rests_until = now.checked_add(FIRST_REST);
+            return;
+        }
+        self.due = cursor.saturating_add(lap);
+        let Some(trial) = &mut self.trial else {
+            if self.rests_until.is_none_or(|end| now >= end) {
+                self.trial = Some(Trial::begin(now, read));
+            }
+            return;
+        };
+        let Some(ns) = trial.lap(now, read) else { return };
+        match trial.before {
+            [None, _] if !self.is_on && ns < QUICK_NS * lines as f64 => self.trial = None,
+            [None, _] => {
+                trial.before = [Some(ns), None];
+                trial.change();
+                self.is_on = !self.is_on;
+            }
+            [first, None] => {
+                trial.before = [first, Some(ns)];
+                trial.change();
+                self.is_on = !self.is_on;
+            }
+            [Some(first), Some(other)] => {
+                let now_ns = ns.min(first);
+                let (with, without) = if self.is_on { (now_ns, other) } else { (other, now_ns) };
+                self.is_on = with < WORTH * without;
+                let trial = now.duration_since(trial.began);
+                self.rests_until = now.checked_add(REST.max(trial * REST_IN_TRIALS));
+                self.trial = None;
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,156 @@
+//! What a reader finds out about streams that take so long, and so long when it flushes.
+
+use super::*;
+
+const LAP: u64 = 1024;
+const LINES: u64 = 2;
+const SOON: Duration = Duration::from_millis(30);
+
+/// A reader of a stream, and what time it is there.
+struct Stream {
+    flushing: Flushing,
+    cursor: u64,
+    read: u64,
+    now: Instant,
+}
+
+impl Stream {
+    fn new() -> Self {
+        Self {
+            flushing: Flushing::new(7),
+            cursor: 7,
+            read: 0,
+            now: Instant::now(),
+        }
+    }
+
+    /// Makes a lap in which a message takes `without_ns`, or `with_ns` if the reader flushes.
+    fn lap(&mut self, without_ns: u64, with_ns: u64) {
+        let ns = if self.flushing.is_on() { with_ns } else { without_ns };
+        self.now += Duration::from_nanos(ns * LAP);
+        self.cursor += LAP;
+        self.read += LAP;
+        if self.flushing.is_due(self.cursor) {
+            self.flushing.go_on(self.cursor, self.read, LAP, LINES, self.now);
+        }
+    }
+
+    /// Makes laps until a trial is over. Returns how long that takes.
+    fn try_out(&mut self, without_ns: u64, with_ns: u64) -> Duration {
+        let begins = self.run(without_ns, with_ns, |stream| stream.flushing.trial.is_some());
+        begins + self.run(without_ns, with_ns, |stream| stream.flushing.trial.is_none())
+    }
+
+    fn run(&mut self, without_ns: u64, with_ns: u64, until: impl Fn(&Self) -> bool) -> Duration {
+        let start = self.now;
+        let has_come = (1..10_000_000).any(|_| {
+            self.lap(without_ns, with_ns);
+            until(self)
+        });
+        assert!(has_come, "it never comes to that");
+        self.now - start
+    }
+}
+
+#[test]
+fn a_reader_far_from_its_publisher_flushes_soon_and_goes_on_with_it() {
+    let mut stream = Stream::new();
+    assert!(stream.try_out(110, 30) < SOON);
+    for _ in 0..3 {
+        assert!(stream.flushing.is_on());
+        stream.try_out(110, 30);
+    }
+    assert!(stream.flushing.is_on());
+}
+
+#[test]
+fn a_reader_near_its_publisher_never_tries_it() {
+    let mut stream = Stream::new();
+    for _ in 0..10_000 {
+        stream.lap(12, 4);
+        assert!(!stream.flushing.is_on());
+    }
+}
+
+#[test]
+fn what_gains_little_is_not_kept() {
+    for with_ns in [45, 50, 60] {
+        let mut stream = Stream::new();
+        stream.try_out(50, with_ns);
+        assert!(!stream.flushing.is_on(), "{with_ns}");
+    }
+}
+
+#[test]
+fn trials_take_a_small_share_of_the_time() {
+    // Quick ones, and slow ones.
+    for ns in [30, 100_000] {
+        let mut stream = Stream::new();
+        stream.try_out(ns, ns);
+        let rested = stream.run(ns, ns, |stream| stream.flushing.trial.is_some());
+        let tried = stream.run(ns, ns, |stream| stream.flushing.trial.is_none());
+        assert!(rested >= Duration::from_millis(500), "{ns} ns: {rested:?}");
+        assert!(rested >= 50 * tried, "{ns} ns: {tried:?}, then {rested:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_comes_near_stops_and_one_that_goes_far_begins() {
+    let mut stream = Stream::new();
+    stream.try_out(110, 30);
+    assert!(stream.flushing.is_on());
+    stream.try_out(8, 13);
+    assert!(!stream.flushing.is_on());
+    stream.try_out(110, 30);
+    assert!(stream.flushing.is_on());
+}
+
+#[test]
+fn a_stream_that_pauses_is_not_taken_for_a_slow_one() {
+    // While it is timed for the first time, the other way, or once more.
+    for pause in [0..2, 3..6, 6..9] {
+        let mut stream = Stream::new();
+        stream.run(30, 30, |stream| stream.flushing.trial.is_some());
+        for lap in 0..9 {
+            let ns = if pause.contains(&lap) { 100_000 } else { 30 };
+            stream.lap(ns, ns);
+        }
+        assert!(!stream.flushing.is_on(), "{pause:?}");
+        assert!(stream.flushing.trial.is_none(), "{pause:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_was_placed_anew_knows_nothing() {
+    let mut stream = Stream::new();
+    stream.try_out(110, 30);
+    stream.cursor = 3;
+    stream.read = 0;
+    stream.flushing.replace(3);
+    assert!(!stream.flushing.is_on());
+    assert!(stream.try_out(110, 30) < SOON);
+    assert!(stream.flushing.is_on());
+}
+
+#[test]
+fn a_lap_of_which_nothing_was_read_tells_nothing() {
+    let mut stream = Stream::new();
+    for _ in 0..50 {
+        stream.cursor += LAP;
+        stream.now += Duration::from_millis(1);
+        if stream.flushing.is_due(stream.cursor) {
+            stream
+                .flushing
+                .go_on(stream.cursor, stream.read, LAP, LINES, stream.now);
+        }
+    }
+    stream.run(30, 30, |stream| stream.flushing.trial.is_none());
+    assert!(!stream.flushing.is_on());
+}
+
+#[test]
+fn who_cannot_flush_is_never_asked_again() {
+    let mut stream = Stream::new();
+    stream.flushing.give_up();
+    assert!(!stream.flushing.is_due(crate::ring::MAX_SEQUENCE));
+}
