@@ -230,9 +230,6 @@ impl Reader {
     /// Sets out to look at many slots in a row.
     #[inline(always)]
     pub(crate) fn course<'a, 'w>(&'a mut self, words: Words<'w>) -> Course<'a, 'w> {
-        if self.flushing.is_due(self.cursor) {
-            self.weigh_flushing();
-        }
         let ahead = slots_from(&self.geometry, words, self.cursor);
         self.set_out(words, ahead)
     }
@@ -264,6 +261,9 @@ impl Reader {
 
     #[inline(always)]
     fn set_out<'a, 'w>(&'a mut self, words: Words<'w>, ahead: Words<'w>) -> Course<'a, 'w> {
+        if self.flushing.is_due(self.cursor) {
+            self.weigh_flushing();
+        }
         Course {
             words,
             ahead,
