@@ -12,8 +12,12 @@
 //!
 //! `--cfg portable` turns the blocks off, as on other processors, for tools that cannot look into them.
 
+#[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::mem::MaybeUninit;
 use std::slice;
+#[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
+use std::sync::LazyLock;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -79,13 +83,22 @@ pub(crate) fn prefetch_to_store<const AHEAD: usize>(word: &AtomicU64) {
     let _ = word;
 }
 
-/// Whether [`flush`] does anything: the processor has CLFLUSHOPT. Asks it, which takes a virtual one microseconds.
+/// Whether [`flush`] does anything: the processor has CLFLUSHOPT. Asks it once, which takes a virtual one microseconds.
 pub(crate) fn can_flush() -> bool {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri, portable))))]
     {
-        const LEAF: u32 = 7;
-        const CLFLUSHOPT: u32 = 1 << 23;
-        std::arch::x86_64::__cpuid(0).eax >= LEAF && std::arch::x86_64::__cpuid_count(LEAF, 0).ebx & CLFLUSHOPT != 0
+        static HAS_CLFLUSHOPT: LazyLock<bool> = LazyLock::new(|| {
+            const LEAF: u32 = 7;
+            const CLFLUSHOPT: u32 = 1 << 23;
+            // SAFETY: every x86-64 processor has this instruction. (Newer compilers know that.)
+            #[allow(unused_unsafe)]
+            let leaves = unsafe { __cpuid(0) }.eax;
+            // SAFETY: as above.
+            #[allow(unused_unsafe)]
+            let features = unsafe { __cpuid_count(LEAF, 0) }.ebx;
+            leaves >= LEAF && features & CLFLUSHOPT != 0
+        });
+        *HAS_CLFLUSHOPT
     }
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
     false
@@ -102,7 +115,7 @@ pub(crate) fn flush(words: &[AtomicU64]) {
             std::arch::asm!(
                 "clflushopt [{word}]",
                 word = in(reg) line.as_ptr(),
-                options(nostack, preserves_flags),
+                options(nostack, preserves_flags, readonly),
             );
         }
         #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri, portable)))))]
