@@ -1,19 +1,17 @@
 //! The ring on plain memory, one thread: lengths, laps, joins, ends, and what a hostile publisher may write.
 
-use std::ops::Range;
-
 use super::*;
 use crate::copy;
 use crate::sync::AtomicU64;
-use crate::words::{WORD_BYTES, watch};
+use crate::words::WORD_BYTES;
 
-struct Ring {
+pub(super) struct Ring {
     memory: Vec<AtomicU64>,
-    writer: Writer,
+    pub(super) writer: Writer,
 }
 
 impl Ring {
-    fn new(slot_count: u64, slot_bytes: u64, arena_bytes: u64) -> Self {
+    pub(super) fn new(slot_count: u64, slot_bytes: u64, arena_bytes: u64) -> Self {
         let geometry = Geometry::new(slot_count, slot_bytes, arena_bytes, Some(arena_bytes)).unwrap();
         // In blocks: word by word it was most of what Miri did for these tests.
         let words = geometry.segment_bytes() / WORD_BYTES;
@@ -26,24 +24,24 @@ impl Ring {
         }
     }
 
-    fn publish(&mut self, payload: &[u8]) -> u64 {
+    pub(super) fn publish(&mut self, payload: &[u8]) -> u64 {
         self.writer.publish(&self.memory, payload, || 7, 9)
     }
 
-    fn words(&self) -> Words<'_> {
+    pub(super) fn words(&self) -> Words<'_> {
         Words::new(&self.memory)
     }
 
-    fn reader(&self, cursor: u64) -> Reader {
+    pub(super) fn reader(&self, cursor: u64) -> Reader {
         Reader::new(*self.writer.geometry(), cursor)
     }
 
-    fn slot_word(&self, sequence: u64, word: usize) -> &AtomicU64 {
+    pub(super) fn slot_word(&self, sequence: u64, word: usize) -> &AtomicU64 {
         &self.memory[self.writer.geometry().slot_at(sequence) + word]
     }
 }
 
-fn poll(ring: &Ring, reader: &mut Reader) -> Poll<Vec<u8>> {
+pub(super) fn poll(ring: &Ring, reader: &mut Reader) -> Poll<Vec<u8>> {
     reader.poll(ring.words(), |view| {
         let mut bytes = Vec::new();
         view.append_to(&mut bytes);
@@ -51,7 +49,7 @@ fn poll(ring: &Ring, reader: &mut Reader) -> Poll<Vec<u8>> {
     })
 }
 
-fn message(sequence: u64, payload: &[u8]) -> Poll<Vec<u8>> {
+pub(super) fn message(sequence: u64, payload: &[u8]) -> Poll<Vec<u8>> {
     Poll::Message(Received {
         sequence,
         timestamp_ns: 7,
@@ -520,91 +518,4 @@ fn reader_with_a_claim_goes_on_at_the_very_next_message_that_is_there() {
     }
 
     assert_eq!(poll(&ring, &mut reader), Poll::Lapped { first: 2, missed: 1 });
-}
-
-/// Reads all that there is in turns of 50, and says where each payload was.
-fn read_in_turns(ring: &Ring, reader: &mut Reader) -> Vec<Range<*const AtomicU64>> {
-    let mut payloads = Vec::new();
-    loop {
-        let mut course = reader.course(ring.words());
-        for _ in 0..50 {
-            match course.poll(|view| view.words()) {
-                Poll::Message(message) => {
-                    let start = message.value.as_ptr();
-                    payloads.push(start..start.wrapping_add(message.value.len()));
-                }
-                Poll::Empty => return payloads,
-                other => panic!("{:?}", other.map(Words::len)),
-            }
-        }
-    }
-}
-
-#[test]
-fn slots_are_flushed_once_each_a_while_after_they_were_read_and_those_that_are_waited_for_are_not() {
-    watch::take_flushed();
-    for slot_bytes in [64, 96, 512] {
-        let mut ring = Ring::new(64, slot_bytes, 4096);
-        for i in 0..60 {
-            ring.publish(&[i; 24]);
-        }
-        let mut reader = ring.reader(50);
-        reader.set_flushing();
-        read_in_turns(&ring, &mut reader);
-        for i in 60..70 {
-            ring.publish(&[i; 24]);
-            assert_eq!(read_in_turns(&ring, &mut reader).len(), 1);
-        }
-        for i in 70..90 {
-            ring.publish(&[i; 24]);
-        }
-        assert_eq!(read_in_turns(&ring, &mut reader).len(), 20);
-
-        let flushed = watch::take_flushed();
-
-        let slots = (51..60).chain(71..90).map(|sequence| {
-            let start = ring.slot_word(sequence - 32, 0) as *const AtomicU64;
-            start..start.wrapping_add(ring.writer.geometry().slot_words())
-        });
-        assert!(slots.eq(flushed), "slots of {slot_bytes} bytes");
-        assert_eq!(poll(&ring, &mut ring.reader(89)), message(89, &[89; 24]));
-    }
-}
-
-#[test]
-fn large_payloads_are_flushed_once_the_next_one_was_read() {
-    watch::take_flushed();
-    let mut ring = Ring::new(16, 64, 4096);
-    let mut reader = ring.reader(0);
-    reader.set_flushing();
-    let mut payloads = Vec::new();
-    for i in 0..12_usize {
-        ring.publish(&vec![i as u8; 100 + 77 * i]);
-        payloads.extend(read_in_turns(&ring, &mut reader));
-    }
-
-    let flushed = watch::take_flushed();
-
-    payloads.pop();
-    assert_eq!(payloads, flushed[1..], "the first time there is nothing to flush");
-    assert!(flushed[0].is_empty());
-}
-
-#[test]
-fn reader_that_has_found_out_nothing_flushes_nothing() {
-    watch::take_flushed();
-    // In a small ring it never will.
-    for (slots, looks_again) in [(128, false), (256, copy::can_flush())] {
-        let mut ring = Ring::new(slots, 64, 4096);
-        let [mut reader, mut other] = [(); 2].map(|()| ring.reader(0));
-        for i in 0..20 {
-            ring.publish(&[i; 24]);
-            read_in_turns(&ring, &mut reader);
-            while poll(&ring, &mut other) != Poll::Empty {}
-        }
-        assert_eq!(watch::take_flushed(), []);
-        for reader in [reader, other] {
-            assert_eq!(reader.is_flushing_due(MAX_SEQUENCE), looks_again, "{slots} slots");
-        }
-    }
 }

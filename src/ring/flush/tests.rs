@@ -1,6 +1,13 @@
-//! What a reader finds out about streams that take so long, and so long when it flushes.
+//! What a reader finds out about streams that take so long, and so long when it flushes; and what it flushes.
+
+use std::ops::Range;
 
 use super::*;
+use crate::copy;
+use crate::ring::tests::{Ring, message, poll};
+use crate::ring::{MAX_SEQUENCE, Poll, Reader};
+use crate::sync::AtomicU64;
+use crate::words::{Words, watch};
 
 const LAP: u64 = 8192;
 const LINES: u64 = 2;
@@ -152,5 +159,92 @@ fn a_lap_of_which_nothing_was_read_tells_nothing() {
 fn who_cannot_flush_is_never_asked_again() {
     let mut stream = Stream::new();
     stream.flushing.give_up();
-    assert!(!stream.flushing.is_due(crate::ring::MAX_SEQUENCE));
+    assert!(!stream.flushing.is_due(MAX_SEQUENCE));
+}
+
+/// Reads all that there is in turns of 50, and says where each payload was.
+fn read_in_turns(ring: &Ring, reader: &mut Reader) -> Vec<Range<*const AtomicU64>> {
+    let mut payloads = Vec::new();
+    loop {
+        let mut course = reader.course(ring.words());
+        for _ in 0..50 {
+            match course.poll(|view| view.words()) {
+                Poll::Message(message) => {
+                    let start = message.value.as_ptr();
+                    payloads.push(start..start.wrapping_add(message.value.len()));
+                }
+                Poll::Empty => return payloads,
+                other => panic!("{:?}", other.map(Words::len)),
+            }
+        }
+    }
+}
+
+#[test]
+fn slots_are_flushed_once_each_a_while_after_they_were_read_and_those_that_are_waited_for_are_not() {
+    watch::take_flushed();
+    for slot_bytes in [64, 96, 512] {
+        let mut ring = Ring::new(64, slot_bytes, 4096);
+        for i in 0..60 {
+            ring.publish(&[i; 24]);
+        }
+        let mut reader = ring.reader(50);
+        reader.set_flushing();
+        read_in_turns(&ring, &mut reader);
+        for i in 60..70 {
+            ring.publish(&[i; 24]);
+            assert_eq!(read_in_turns(&ring, &mut reader).len(), 1);
+        }
+        for i in 70..90 {
+            ring.publish(&[i; 24]);
+        }
+        assert_eq!(read_in_turns(&ring, &mut reader).len(), 20);
+
+        let flushed = watch::take_flushed();
+
+        let slots = (51..60).chain(71..90).map(|sequence| {
+            let start = ring.slot_word(sequence - 32, 0) as *const AtomicU64;
+            start..start.wrapping_add(ring.writer.geometry().slot_words())
+        });
+        assert!(slots.eq(flushed), "slots of {slot_bytes} bytes");
+        assert_eq!(poll(&ring, &mut ring.reader(89)), message(89, &[89; 24]));
+    }
+}
+
+#[test]
+fn large_payloads_are_flushed_once_the_next_one_was_read() {
+    watch::take_flushed();
+    let mut ring = Ring::new(16, 64, 4096);
+    let mut reader = ring.reader(0);
+    reader.set_flushing();
+    let mut payloads = Vec::new();
+    for i in 0..12_usize {
+        ring.publish(&vec![i as u8; 100 + 77 * i]);
+        payloads.extend(read_in_turns(&ring, &mut reader));
+    }
+
+    let flushed = watch::take_flushed();
+
+    payloads.pop();
+    assert_eq!(payloads, flushed[1..], "the first time there is nothing to flush");
+    assert!(flushed[0].is_empty());
+}
+
+#[test]
+fn reader_that_has_found_out_nothing_flushes_nothing() {
+    watch::take_flushed();
+    // In a small ring it never will.
+    for (slots, looks_again) in [(128, false), (256, copy::can_flush())] {
+        let mut ring = Ring::new(slots, 64, 4096);
+        let [mut reader, mut other] = [(); 2].map(|()| ring.reader(0));
+        for i in 0..20 {
+            ring.publish(&[i; 24]);
+            read_in_turns(&ring, &mut reader);
+            while poll(&ring, &mut other) != Poll::Empty {}
+        }
+        assert_eq!(watch::take_flushed(), []);
+        for reader in [reader, other] {
+            assert_eq!(reader.is_flushing_due(MAX_SEQUENCE), looks_again, "{slots} slots");
+        }
+    }
 }
