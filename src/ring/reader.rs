@@ -142,7 +142,7 @@ impl Reader {
             is_chased: true,
             large: (0, 0),
             missed: 0,
-            flushing: Flushing::new(cursor),
+            flushing: Flushing::new(cursor.min(MAX_SEQUENCE)),
             caught_up_at: cursor.min(MAX_SEQUENCE),
         }
     }

@@ -80,6 +80,21 @@ fn a_reader_near_its_publisher_never_tries_it() {
 }
 
 #[test]
+fn first_laps_of_memory_that_is_touched_for_the_first_time_tell_nothing() {
+    let mut stream = Stream::new();
+    let start = stream.now;
+    for _ in 0..1_000 {
+        let ns = if stream.now < start + Duration::from_millis(15) {
+            200
+        } else {
+            12
+        };
+        stream.lap(ns, ns);
+        assert!(!stream.flushing.is_on());
+    }
+}
+
+#[test]
 fn what_gains_little_is_not_kept() {
     for with_ns in [45, 50, 60] {
         let mut stream = Stream::new();
