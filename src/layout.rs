@@ -45,7 +45,7 @@ const SLOT_HEADER_BYTES: u64 = (SLOT_HEADER_WORDS * WORD_BYTES) as u64;
 const MIN_SLOT_BYTES: u64 = 64;
 const MAX_SLOT_BYTES: u64 = 64 << 10;
 /// Slots have a multiple of so many bytes, as many as come before a payload: so every payload is aligned to them.
-const SLOT_STEP_BYTES: u64 = SLOT_HEADER_BYTES;
+pub(crate) const SLOT_STEP_BYTES: u64 = SLOT_HEADER_BYTES;
 const MIN_SLOT_COUNT: u64 = 2;
 pub(crate) const MAX_SLOT_COUNT: u64 = 1 << 32;
 /// Smallest arena. One page, so that every arena begins and ends on a page boundary.

@@ -10,12 +10,17 @@ use super::{
     is_retained, ready, writing,
 };
 use crate::copy;
-use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
+use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_STEP_BYTES};
 use crate::sync::{Ordering, fence};
 use crate::words::{WordArray, Words, words_for};
 
-/// How many messages behind the one that it reads a reader flushes a slot, if it does: two slots may share a line.
+/// How many messages behind the one that it reads a reader flushes slots, if it does, and how many at a time: they begin and end
+/// with a cache line, and a line that is flushed twice takes longer than two.
 const FLUSH_BEHIND: u64 = 32;
+const FLUSH_TOGETHER: u64 = 8;
+const _: () = assert!(
+    (FLUSH_TOGETHER * SLOT_STEP_BYTES).is_multiple_of(LINE_BYTES as u64) && FLUSH_BEHIND.is_multiple_of(FLUSH_TOGETHER)
+);
 /// The fewest slots of a ring in which it is worth a thought.
 const FLUSH_SLOTS: u64 = 8 * FLUSH_BEHIND;
 /// The fewest messages that are timed together, and the fewest cache lines.
@@ -486,12 +491,15 @@ fn expect(slot: Words<'_>, sequence: u64, stamp: u64) {
     }
 }
 
-/// Flushes a slot that was read a while ago. Calls nothing, for which registers would have to be kept while there is nothing to
-/// flush.
+/// Flushes some slots that were read a while ago, when it is their turn. Calls nothing, for which registers would have to be kept
+/// while there is nothing to flush.
 #[inline(always)]
 fn flush_behind(geometry: &Geometry, words: Words<'_>, sequence: u64) {
+    if !sequence.is_multiple_of(FLUSH_TOGETHER) {
+        return;
+    }
     let slot = geometry.slot_at(sequence.wrapping_sub(FLUSH_BEHIND));
-    if let Some(spent) = words.get(slot, geometry.slot_words()) {
+    if let Some(spent) = words.get(slot, FLUSH_TOGETHER as usize * geometry.slot_words()) {
         spent.flush();
     }
 }
