@@ -74,7 +74,7 @@ fn a_reader_far_from_its_publisher_flushes_soon_and_goes_on_with_it() {
 fn a_reader_near_its_publisher_never_tries_it() {
     let mut stream = Stream::new();
     for _ in 0..1_000 {
-        stream.lap(12, 4);
+        stream.lap(9, 3);
         assert!(!stream.flushing.is_on());
     }
 }
@@ -87,7 +87,7 @@ fn first_laps_of_memory_that_is_touched_for_the_first_time_tell_nothing() {
         let ns = if stream.now < start + Duration::from_millis(15) {
             200
         } else {
-            12
+            8
         };
         stream.lap(ns, ns);
         assert!(!stream.flushing.is_on());
@@ -96,7 +96,7 @@ fn first_laps_of_memory_that_is_touched_for_the_first_time_tell_nothing() {
 
 #[test]
 fn what_gains_little_is_not_kept() {
-    for with_ns in [45, 50, 60] {
+    for with_ns in [46, 50, 60] {
         let mut stream = Stream::new();
         stream.try_out(50, with_ns);
         assert!(!stream.flushing.is_on(), "{with_ns}");
