@@ -1,5 +1,6 @@
 //! Lapwing itself, in several settings.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ enum Receive {
     Lossy,
     /// A `LosslessSubscriber`.
     Lossless,
+    /// The same, of messages with [`PACKED`] values each.
+    Packed,
     /// A `BlockingSubscriber`, which is lent the bytes.
     Held,
     /// A `RemoteSubscriber`.
@@ -48,6 +51,15 @@ enum Wait {
     Not,
     /// `wait`, as `receive` does.
     By(WaitStrategy),
+}
+
+impl Wait {
+    const fn strategy(self) -> WaitStrategy {
+        match self {
+            Self::Not => WaitStrategy::Spin,
+            Self::By(strategy) => strategy,
+        }
+    }
 }
 
 /// Slots of a ring for streams, and its arena. Messages that are sent one at a time need no more slots than there are by default.
@@ -85,7 +97,8 @@ impl Ring {
     }
 }
 
-struct Lapwing {
+/// One way to use it.
+struct Way {
     name: &'static str,
     settings: &'static str,
     publish: Publish,
@@ -138,8 +151,8 @@ const fn is_small_stream(work: Work) -> bool {
 const ADAPTIVE: Wait = Wait::By(WaitStrategy::Adaptive);
 const SPIN: Wait = Wait::By(WaitStrategy::Spin);
 
-const WAYS: [Lapwing; 11] = [
-    Lapwing {
+const WAYS: [Way; 11] = [
+    Way {
         name: "Lapwing",
         settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `drain`.",
         publish: Publish::Copy,
@@ -148,7 +161,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Default,
         fits: is_awake,
     },
-    Lapwing {
+    Way {
         name: "Lapwing, polled",
         settings: "The same, but the reader calls `poll` again and again.",
         publish: Publish::Copy,
@@ -157,7 +170,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Default,
         fits: is_round_trip_awake,
     },
-    Lapwing {
+    Way {
         name: "Lapwing, in place",
         settings: "`loan` and `push_words`, for 64 B `push_typed`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots, for \
                    64 B of 96 bytes; an arena of 4 MiB or four messages, `WaitStrategy::Spin` (several readers: `Adaptive`), `drain`.",
@@ -167,7 +180,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Cached,
         fits: is_awake,
     },
-    Lapwing {
+    Way {
         name: "Lapwing, in place, vast ring",
         settings: "The same with 1,048,576 slots and an arena of 64 MiB, which no cache holds: for processors that share none.",
         publish: Publish::InPlace,
@@ -176,7 +189,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Vast,
         fits: |work| matches!(work, Work::Stream { readers: 1, .. } | Work::Large { .. }),
     },
-    Lapwing {
+    Way {
         name: "Lapwing, batches",
         settings: "`batch().push` of 64 KiB at a time, 65,536 slots, for 64 B of 96 bytes, an arena of 4 MiB or four messages, `drain`.",
         publish: Publish::Batch,
@@ -185,7 +198,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Cached,
         fits: is_stream,
     },
-    Lapwing {
+    Way {
         name: "Lapwing, lossless",
         settings: "`--lossless block` and a `LosslessSubscriber`, `batch().loan` of 64 KiB at a time, 65,536 slots, for 64 B of 96 bytes, an \
                    arena of 4 MiB or four messages, `drain`.",
@@ -195,7 +208,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Cached,
         fits: is_stream,
     },
-    Lapwing {
+    Way {
         name: "Lapwing, held",
         settings: "`--lossless block` and the same publisher, read by a `BlockingSubscriber`, whose `drain` lends `&[u8]`, `WaitStrategy::Spin` (several readers: `Adaptive`).",
         publish: Publish::InPlace,
@@ -204,17 +217,17 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Cached,
         fits: |work| matches!(work, Work::Stream { .. } | Work::Large { .. }),
     },
-    Lapwing {
+    Way {
         name: "Lapwing, lossless, sixteen in one",
         settings: "As lossless, with sixteen values by `push_typed` in each `loan` of 1 KiB, read by `View::values`. Each value is checked, \
                    but they share a sequence, a time and a tag.",
         publish: Publish::Packed,
-        receive: Receive::Lossless,
+        receive: Receive::Packed,
         wait: ADAPTIVE,
         ring: Ring::Cached,
         fits: is_small_stream,
     },
-    Lapwing {
+    Way {
         name: "Lapwing, asleep",
         settings: "A server as it is by default, `WaitStrategy::Block`.",
         publish: Publish::Copy,
@@ -223,7 +236,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Default,
         fits: is_asleep,
     },
-    Lapwing {
+    Way {
         name: "Lapwing over TCP",
         settings: "A server without shared memory, 65,536 slots, batches in streams, a `RemoteSubscriber`, a yield after each poll that found nothing.",
         publish: Publish::Batch,
@@ -232,7 +245,7 @@ const WAYS: [Lapwing; 11] = [
         ring: Ring::Cached,
         fits: is_for_network,
     },
-    Lapwing {
+    Way {
         name: "Lapwing over TCP, lossless",
         settings: "The same with `--lossless block`.",
         publish: Publish::Batch,
@@ -244,14 +257,37 @@ const WAYS: [Lapwing; 11] = [
 ];
 
 pub fn peers() -> Vec<Box<dyn Entry>> {
-    WAYS.map(boxed).into()
+    WAYS.map(|way| match way.receive {
+        Receive::Lossy => boxed(Lapwing::<Lossy>::new(way)),
+        Receive::Lossless => boxed(Lapwing::<Lossless>::new(way)),
+        Receive::Packed => boxed(Lapwing::<Packed>::new(way)),
+        Receive::Held => boxed(Lapwing::<Held>::new(way)),
+        Receive::Remote { is_lossless: false } => boxed(Lapwing::<Remote<false>>::new(way)),
+        Receive::Remote { is_lossless: true } => boxed(Lapwing::<Remote<true>>::new(way)),
+    })
+    .into()
 }
 
-impl Lapwing {
+/// One of the ways, read by an `S`.
+struct Lapwing<S> {
+    way: Way,
+    subscriber: PhantomData<fn() -> S>,
+}
+
+impl<S> Lapwing<S> {
+    const fn new(way: Way) -> Self {
+        Self {
+            way,
+            subscriber: PhantomData,
+        }
+    }
+}
+
+impl Way {
     const fn is_lossless(&self) -> bool {
         matches!(
             self.receive,
-            Receive::Lossless | Receive::Held | Receive::Remote { is_lossless: true }
+            Receive::Lossless | Receive::Packed | Receive::Held | Receive::Remote { is_lossless: true }
         )
     }
 
@@ -283,83 +319,51 @@ impl Lapwing {
     }
 }
 
-impl Peer for Lapwing {
+impl<S: Subscribe> Peer for Lapwing<S> {
     type Sender = LapwingSender;
-    type Receiver = LapwingReceiver;
+    type Receiver = S;
 
     fn about(&self) -> About {
+        let way = &self.way;
         About {
-            name: self.name.into(),
+            name: way.name.into(),
             version: version_of("lapwing"),
-            by: if self.is_remote() { By::Network } else { By::Memory },
-            is_lossless: self.is_lossless(),
-            settings: self.settings.into(),
+            by: if way.is_remote() { By::Network } else { By::Memory },
+            is_lossless: way.is_lossless(),
+            settings: way.settings.into(),
         }
     }
 
     fn fits(&self, work: Work) -> bool {
-        (self.fits)(work)
+        (self.way.fits)(work)
     }
 
     fn sender(&self, link: &Link) -> Result<LapwingSender> {
+        let Self { way, .. } = self;
         let mut options = ServerOptions::new("peer".parse()?);
         options.info_dir = link.directory.clone();
         if link.work.is_stream() {
-            options.slots = self.ring.slots();
-            options.slot_bytes = self.ring.slot_bytes(link.work.len()).unwrap_or(options.slot_bytes);
+            options.slots = way.ring.slots();
+            options.slot_bytes = way.ring.slot_bytes(link.work.len()).unwrap_or(options.slot_bytes);
         }
-        options.ring_bytes = self.arena(link.work.len());
-        options.max_message_bytes = Some(self.longest(link.work) as u64);
-        options.shared_memory = !self.is_remote();
-        options.lossless = self.is_lossless().then_some(LosslessOffer {
+        options.ring_bytes = way.arena(link.work.len());
+        options.max_message_bytes = Some(way.longest(link.work) as u64);
+        options.shared_memory = !way.is_remote();
+        options.lossless = way.is_lossless().then_some(LosslessOffer {
             policy: LosslessPolicy::Block,
             max_subscribers: 16,
         });
         Ok(LapwingSender {
             server: Server::start(options)?,
-            publish: self.publish,
+            publish: way.publish,
             draft: Draft::new(link.work.len()),
         })
     }
 
-    fn receiver(&self, link: &Link) -> Result<LapwingReceiver> {
+    fn receiver(&self, link: &Link) -> Result<S> {
         let found = discovery::read(&link.path("peer.toml"), &Trust::default())?;
-        let wait = self.wait_in(link.work);
-        Ok(LapwingReceiver {
-            subscriber: subscribe(&found, self.receive, wait)?,
-            wait,
-            limit: if link.work.is_stream() { DRAINED } else { 1 },
-            is_packed: self.publish == Publish::Packed,
-        })
+        S::open(&found, self.way.wait_in(link.work), link.work)
     }
-}
-
-fn subscribe(found: &Found, receive: Receive, wait: Wait) -> Result<Any> {
-    let strategy = match wait {
-        Wait::Not => WaitStrategy::Spin,
-        Wait::By(strategy) => strategy,
-    };
-    Ok(match receive {
-        Receive::Lossy => Any::Lossy(Subscriber::open(found, Join::New)?.with_strategy(strategy)),
-        Receive::Lossless => {
-            Any::Lossless(LosslessSubscriber::open(found, Join::New, PATIENCE)?.with_strategy(strategy))
-        }
-        Receive::Held => Any::Held(BlockingSubscriber::open(found, Join::New, PATIENCE)?.with_strategy(strategy)),
-        Receive::Remote { is_lossless } => {
-            let addresses = &found.info.socket.as_ref().context("a server with a socket")?.addresses;
-            let connect = if is_lossless {
-                RemoteSubscriber::connect_lossless
-            } else {
-                RemoteSubscriber::connect
-            };
-            Any::Remote(Box::new(connect(
-                addresses,
-                found.info.incarnation,
-                Join::New,
-                PATIENCE,
-            )?))
-        }
-    })
 }
 
 pub struct LapwingSender {
@@ -421,22 +425,6 @@ fn make(loan: Result<Loan<'_>, PublishError>, sequence: u64, len: usize, made: i
     loan.commit();
 }
 
-/// Any subscriber.
-enum Any {
-    Lossy(Subscriber),
-    Lossless(LosslessSubscriber),
-    Held(BlockingSubscriber),
-    Remote(Box<RemoteSubscriber>),
-}
-
-pub struct LapwingReceiver {
-    subscriber: Any,
-    wait: Wait,
-    /// Messages that are looked at in one go.
-    limit: usize,
-    is_packed: bool,
-}
-
 /// What was seen of the values of one message.
 struct Pack {
     /// The sequence of the first one.
@@ -478,63 +466,168 @@ fn look_at(view: View<'_>, reading: Reading) -> Seen {
     look(view.words().iter(), reading)
 }
 
-impl Receiver for LapwingReceiver {
+/// One kind of subscriber. Each is a type of its own, so that the loop around it is compiled for it alone, as in a program.
+trait Subscribe: Receiver + Sized + 'static {
+    fn open(found: &Found, wait: Wait, work: Work) -> Result<Self>;
+}
+
+struct Lossy {
+    subscriber: Subscriber,
+    waits: bool,
+    /// Many messages are looked at in one go.
+    drains: bool,
+}
+
+impl Subscribe for Lossy {
+    fn open(found: &Found, wait: Wait, work: Work) -> Result<Self> {
+        Ok(Self {
+            subscriber: Subscriber::open(found, Join::New)?.with_strategy(wait.strategy()),
+            waits: wait != Wait::Not,
+            drains: work.is_stream(),
+        })
+    }
+}
+
+impl Receiver for Lossy {
     #[inline]
     fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
-        match &mut self.subscriber {
-            Any::Lossy(subscriber) => {
-                subscriber.drain(
-                    self.limit,
-                    |view| look_at(view, reading),
-                    |outcome| tell(outcome, &mut each),
-                );
-            }
-            Any::Lossless(subscriber) if self.is_packed => {
-                subscriber.drain(
-                    self.limit / PACKED,
-                    |view| look_at_pack(view, reading),
-                    |outcome| {
-                        let Poll::Message(message) = outcome else {
-                            panic!("nothing is lost, and the stream goes on");
-                        };
-                        let Pack { first, count, is_whole } = message.value;
-                        (0..count).for_each(|at| {
-                            each(Seen {
-                                sequence: first + at,
-                                is_whole,
-                            });
-                        });
-                    },
-                );
-            }
-            Any::Lossless(subscriber) => {
-                subscriber.drain(
-                    self.limit,
-                    |view| look_at(view, reading),
-                    |outcome| tell(outcome, &mut each),
-                );
-            }
-            Any::Held(subscriber) => {
-                subscriber.drain(self.limit, |outcome| {
-                    tell(outcome.map(|bytes| look_at_bytes(bytes, reading)), &mut each);
-                });
-            }
-            Any::Remote(subscriber) => {
-                let outcome = subscriber.poll(|payload| look_at_bytes(payload, reading));
-                tell(outcome.expect("a server that goes on"), &mut each);
-            }
+        if self.drains {
+            self.subscriber.drain(
+                DRAINED,
+                |view| look_at(view, reading),
+                |outcome| tell(outcome, &mut each),
+            );
+        } else {
+            tell(self.subscriber.poll(|view| look_at(view, reading)), &mut each);
         }
     }
 
     #[inline]
     fn idle(&mut self) {
-        let _ = match &mut self.subscriber {
-            Any::Lossy(subscriber) if self.wait != Wait::Not => subscriber.wait(WAIT),
-            Any::Lossless(subscriber) => subscriber.wait(WAIT),
-            Any::Held(subscriber) => subscriber.wait(WAIT),
-            // The thread that sends shares the processor.
-            Any::Remote(_) => return std::thread::yield_now(),
-            Any::Lossy(_) => return std::hint::spin_loop(),
+        if self.waits {
+            let _ = self.subscriber.wait(WAIT);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+struct Lossless(LosslessSubscriber);
+
+impl Subscribe for Lossless {
+    fn open(found: &Found, wait: Wait, _: Work) -> Result<Self> {
+        let subscriber = LosslessSubscriber::open(found, Join::New, PATIENCE)?;
+        Ok(Self(subscriber.with_strategy(wait.strategy())))
+    }
+}
+
+impl Receiver for Lossless {
+    #[inline]
+    fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
+        self.0.drain(
+            DRAINED,
+            |view| look_at(view, reading),
+            |outcome| tell(outcome, &mut each),
+        );
+    }
+
+    #[inline]
+    fn idle(&mut self) {
+        let _ = self.0.wait(WAIT);
+    }
+}
+
+/// Lossless, of messages with [`PACKED`] values each.
+struct Packed(Lossless);
+
+impl Subscribe for Packed {
+    fn open(found: &Found, wait: Wait, work: Work) -> Result<Self> {
+        Lossless::open(found, wait, work).map(Self)
+    }
+}
+
+impl Receiver for Packed {
+    #[inline]
+    fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
+        let Self(Lossless(subscriber)) = self;
+        subscriber.drain(
+            DRAINED / PACKED,
+            |view| look_at_pack(view, reading),
+            |outcome| {
+                let Poll::Message(message) = outcome else {
+                    panic!("nothing is lost, and the stream goes on");
+                };
+                let Pack { first, count, is_whole } = message.value;
+                (0..count).for_each(|at| {
+                    each(Seen {
+                        sequence: first + at,
+                        is_whole,
+                    });
+                });
+            },
+        );
+    }
+
+    #[inline]
+    fn idle(&mut self) {
+        self.0.idle();
+    }
+}
+
+struct Held {
+    subscriber: BlockingSubscriber,
+    /// Messages that are looked at in one go.
+    limit: usize,
+}
+
+impl Subscribe for Held {
+    fn open(found: &Found, wait: Wait, work: Work) -> Result<Self> {
+        let subscriber = BlockingSubscriber::open(found, Join::New, PATIENCE)?;
+        Ok(Self {
+            subscriber: subscriber.with_strategy(wait.strategy()),
+            limit: if work.is_stream() { DRAINED } else { 1 },
+        })
+    }
+}
+
+impl Receiver for Held {
+    #[inline]
+    fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
+        self.subscriber.drain(self.limit, |outcome| {
+            tell(outcome.map(|bytes| look_at_bytes(bytes, reading)), &mut each);
+        });
+    }
+
+    #[inline]
+    fn idle(&mut self) {
+        let _ = self.subscriber.wait(WAIT);
+    }
+}
+
+/// `IS_LOSSLESS`: whether the server waits for it.
+struct Remote<const IS_LOSSLESS: bool>(RemoteSubscriber);
+
+impl<const IS_LOSSLESS: bool> Subscribe for Remote<IS_LOSSLESS> {
+    fn open(found: &Found, _: Wait, _: Work) -> Result<Self> {
+        let addresses = &found.info.socket.as_ref().context("a server with a socket")?.addresses;
+        let connect = if IS_LOSSLESS {
+            RemoteSubscriber::connect_lossless
+        } else {
+            RemoteSubscriber::connect
         };
+        Ok(Self(connect(addresses, found.info.incarnation, Join::New, PATIENCE)?))
+    }
+}
+
+impl<const IS_LOSSLESS: bool> Receiver for Remote<IS_LOSSLESS> {
+    #[inline]
+    fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
+        let outcome = self.0.poll(|payload| look_at_bytes(payload, reading));
+        tell(outcome.expect("a server that goes on"), &mut each);
+    }
+
+    fn idle(&mut self) {
+        // The thread that sends shares the processor.
+        std::thread::yield_now();
     }
 }
