@@ -49,13 +49,13 @@ impl Draft {
 }
 
 /// A message of 64 bytes, whose length programs know when they are compiled.
-pub type Small = [u64; 8];
+pub type Small = [u64; SMALL_WORDS];
+const SMALL_WORDS: usize = 8;
 
 /// Makes message `sequence` where it is to lie.
 #[inline(always)]
 pub fn make_in(place: &mut [MaybeUninit<u64>], sequence: u64) {
-    const WORDS: usize = size_of::<Small>() / size_of::<u64>();
-    match <&mut [_; WORDS]>::try_from(&mut *place) {
+    match <&mut [_; SMALL_WORDS]>::try_from(&mut *place) {
         Ok(small) => small.fill(MaybeUninit::new(sequence)),
         Err(_) => place.fill(MaybeUninit::new(sequence)),
     }
@@ -75,6 +75,18 @@ pub fn look(words: impl Iterator<Item = u64> + Clone, reading: Reading) -> Seen 
     Seen { sequence, is_whole }
 }
 
+/// Looks at a message where it lies, as words or their bytes, of which `word` makes words.
+///
+/// # Panics
+/// If there are none.
+#[inline(always)]
+pub fn look_in<T: Copy>(place: &[T], word: impl Fn(T) -> u64 + Clone, reading: Reading) -> Seen {
+    match <&[T; SMALL_WORDS]>::try_from(place) {
+        Ok(small) => look(small.iter().map(|&part| word(part)), reading),
+        Err(_) => look(place.iter().map(|&part| word(part)), reading),
+    }
+}
+
 /// Looks at the bytes of a message.
 ///
 /// # Panics
@@ -83,7 +95,7 @@ pub fn look(words: impl Iterator<Item = u64> + Clone, reading: Reading) -> Seen 
 pub fn look_at_bytes(bytes: &[u8], reading: Reading) -> Seen {
     let (words, rest) = bytes.as_chunks();
     assert!(rest.is_empty(), "a message of {} bytes", bytes.len());
-    look(words.iter().map(|&word| u64::from_ne_bytes(word)), reading)
+    look_in(words, u64::from_ne_bytes, reading)
 }
 
 #[cfg(test)]

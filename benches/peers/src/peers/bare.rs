@@ -5,6 +5,7 @@
 //!   | messages so far, a sequence, rest of the line | payload ...
 //! ```
 
+use std::convert;
 use std::mem::MaybeUninit;
 use std::slice;
 use std::sync::atomic::Ordering;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use super::boxed;
-use crate::message::{Draft, Reading, Seen, look, make_in};
+use crate::message::{Draft, Reading, Seen, look, look_in, make_in};
 use crate::peer::{About, By, Entry, Link, Peer, Receiver, Sender};
 use crate::shared::{LINE, Shared};
 use crate::work::Work;
@@ -151,7 +152,7 @@ impl Receiver for BareEnd {
             // SAFETY: `len` bytes from here on are mapped and aligned, and the sender leaves them alone until the work
             // says that this message was read.
             let words = unsafe { slice::from_raw_parts(self.payload(), self.len / size_of::<u64>()) };
-            look(words.iter().copied(), reading)
+            look_in(words, convert::identity, reading)
         });
     }
 }

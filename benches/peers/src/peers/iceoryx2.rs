@@ -1,5 +1,7 @@
 //! iceoryx2: publish and subscribe through shared memory, without a copy.
 
+use std::convert;
+
 use ::iceoryx2::config::Config;
 use ::iceoryx2::node::{Node, NodeBuilder};
 use ::iceoryx2::port::backpressure_strategy::BackpressureStrategy;
@@ -12,7 +14,7 @@ use ::iceoryx2::service::port_factory::publish_subscribe::PortFactory;
 use anyhow::{Result, anyhow};
 
 use super::boxed;
-use crate::message::{Reading, Seen, look, make_in};
+use crate::message::{Reading, Seen, look_in, make_in};
 use crate::peer::{About, By, Entry, Link, Peer, Receiver, Sender, version_of};
 use crate::work::Work;
 
@@ -145,7 +147,7 @@ impl Receiver for Rx {
 
     fn poll(&mut self, reading: Reading, mut each: impl FnMut(Seen)) {
         if let Some(sample) = self.subscriber.receive().expect("a publisher") {
-            each(look(sample.payload().iter().copied(), reading));
+            each(look_in(sample.payload(), convert::identity, reading));
         }
     }
 }

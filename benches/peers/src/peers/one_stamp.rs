@@ -7,6 +7,7 @@
 //!          stored last, with Release;               loaded first, with Acquire; nothing is looked at afterwards
 //! ```
 
+use std::convert;
 use std::hint;
 use std::mem::MaybeUninit;
 use std::slice;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use super::boxed;
-use crate::message::{Reading, Seen, look, make_in};
+use crate::message::{Reading, Seen, look_in, make_in};
 use crate::peer::{About, By, Entry, Link, Peer, Receiver, Sender};
 use crate::shared::{LINE, Shared};
 use crate::work::Work;
@@ -138,7 +139,7 @@ impl Receiver for Ring {
         // SAFETY: `len` bytes from here on are mapped and aligned. That the sender may be writing to them is what this
         // design takes into account.
         let words = unsafe { slice::from_raw_parts(self.payload(slot), self.len / size_of::<u64>()) };
-        each(look(words.iter().copied(), reading));
+        each(look_in(words, convert::identity, reading));
     }
 
     fn idle(&mut self) {
