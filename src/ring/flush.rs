@@ -1,4 +1,4 @@
-//! Whether a reader flushes what it has read out of the caches.
+//! Whether a reader flushes what it has read out of the caches, and which slots when.
 //!
 //! A publisher that comes round again takes each line back from the caches of its readers. Between processors that share a
 //! cache that takes a few nanoseconds, less than a line from memory. Between those that share none it takes ten times as long
@@ -11,6 +11,19 @@
 //! ```
 
 use std::time::{Duration, Instant};
+
+use super::LINE_BYTES;
+use crate::layout::{Geometry, SLOT_STEP_BYTES};
+use crate::words::Words;
+
+/// How many messages behind the one that it reads a reader flushes slots, if it does, and how many at a time: they begin and end
+/// with a cache line, and a line that is flushed twice takes longer than two.
+const BEHIND: u64 = 32;
+const TOGETHER: u64 = 8;
+const _: () =
+    assert!((TOGETHER * SLOT_STEP_BYTES).is_multiple_of(LINE_BYTES as u64) && BEHIND.is_multiple_of(TOGETHER));
+/// The fewest slots of a ring in which it is worth a thought.
+pub(super) const LEAST_SLOTS: u64 = 8 * BEHIND;
 
 /// Messages after which it is known how long they are, and so how many are a lap.
 const FIRST_MESSAGES: u64 = 16;
@@ -167,6 +180,19 @@ impl Flushing {
                 self.trial = None;
             }
         }
+    }
+}
+
+/// Flushes some slots that were read a while ago, when it is their turn. Calls nothing, for which registers would have to be kept
+/// while there is nothing to flush.
+#[inline(always)]
+pub(super) fn flush_behind(geometry: &Geometry, words: Words<'_>, sequence: u64) {
+    if !sequence.is_multiple_of(TOGETHER) {
+        return;
+    }
+    let slot = geometry.slot_at(sequence.wrapping_sub(BEHIND));
+    if let Some(spent) = words.get(slot, TOGETHER as usize * geometry.slot_words()) {
+        spent.flush();
     }
 }
 

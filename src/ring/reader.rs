@@ -3,26 +3,17 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::time::Instant;
 
-use super::flush::Flushing;
+use super::flush::{Flushing, LEAST_SLOTS, flush_behind};
 use super::view::View;
 use super::{
     BODY, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended, head,
     is_retained, ready, writing,
 };
 use crate::copy;
-use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, SLOT_STEP_BYTES};
+use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD};
 use crate::sync::{Ordering, fence};
 use crate::words::{WordArray, Words, words_for};
 
-/// How many messages behind the one that it reads a reader flushes slots, if it does, and how many at a time: they begin and end
-/// with a cache line, and a line that is flushed twice takes longer than two.
-const FLUSH_BEHIND: u64 = 32;
-const FLUSH_TOGETHER: u64 = 8;
-const _: () = assert!(
-    (FLUSH_TOGETHER * SLOT_STEP_BYTES).is_multiple_of(LINE_BYTES as u64) && FLUSH_BEHIND.is_multiple_of(FLUSH_TOGETHER)
-);
-/// The fewest slots of a ring in which it is worth a thought.
-const FLUSH_SLOTS: u64 = 8 * FLUSH_BEHIND;
 /// The fewest messages that are timed together, and the fewest cache lines.
 const TIMED_MESSAGES: u64 = 16;
 const TIMED_LINES: u64 = 512;
@@ -254,7 +245,7 @@ impl Reader {
     /// Goes on finding out whether flushing is worth it.
     #[cold]
     fn weigh_flushing(&mut self) {
-        if self.geometry.slot_count() < FLUSH_SLOTS || !copy::can_flush() {
+        if self.geometry.slot_count() < LEAST_SLOTS || !copy::can_flush() {
             self.flushing.give_up();
             return;
         }
@@ -488,19 +479,6 @@ fn at_the_end(geometry: &Geometry, words: Words<'_>) -> Option<Odd> {
 fn expect(slot: Words<'_>, sequence: u64, stamp: u64) {
     if stamp < writing(sequence) {
         slot.prefetch::<0>(LINE_WORDS);
-    }
-}
-
-/// Flushes some slots that were read a while ago, when it is their turn. Calls nothing, for which registers would have to be kept
-/// while there is nothing to flush.
-#[inline(always)]
-fn flush_behind(geometry: &Geometry, words: Words<'_>, sequence: u64) {
-    if !sequence.is_multiple_of(FLUSH_TOGETHER) {
-        return;
-    }
-    let slot = geometry.slot_at(sequence.wrapping_sub(FLUSH_BEHIND));
-    if let Some(spent) = words.get(slot, FLUSH_TOGETHER as usize * geometry.slot_words()) {
-        spent.flush();
     }
 }
 

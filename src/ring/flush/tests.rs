@@ -7,7 +7,7 @@ use crate::copy;
 use crate::ring::tests::{Ring, message, poll};
 use crate::ring::{MAX_SEQUENCE, Poll, Reader};
 use crate::sync::AtomicU64;
-use crate::words::{Words, watch};
+use crate::words::watch;
 
 const LAP: u64 = 8192;
 const LINES: u64 = 2;
