@@ -71,6 +71,13 @@ fn a_reader_far_from_its_publisher_flushes_soon_and_goes_on_with_it() {
 }
 
 #[test]
+fn a_stream_of_six_nanoseconds_a_line_is_tried_and_a_sixth_less_is_kept() {
+    let mut stream = Stream::new();
+    stream.try_out(6 * LINES, 5 * LINES);
+    assert!(stream.flushing.is_on());
+}
+
+#[test]
 fn a_reader_near_its_publisher_never_tries_it() {
     let mut stream = Stream::new();
     for _ in 0..1_000 {
