@@ -147,7 +147,7 @@ const SPIN: Wait = Wait::By(WaitStrategy::Spin);
 const WAYS: [Way; 11] = [
     Way {
         name: "Lapwing",
-        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish` and `drain`.",
+        settings: "A server as it is by default (16,384 slots, 64 KiB of arena or four messages), `publish`; `drain` in streams, else `poll`.",
         publish: Publish::Copy,
         receive: Receive::Lossy,
         wait: ADAPTIVE,
@@ -166,7 +166,7 @@ const WAYS: [Way; 11] = [
     Way {
         name: "Lapwing, in place",
         settings: "`loan` and `push_words`, for 64 B `push_typed`: made where it is read, in streams in batches of 64 KiB, with 65,536 slots, for \
-                   64 B of 96 bytes; an arena of 4 MiB or four messages, `WaitStrategy::Spin` (several readers: `Adaptive`), `drain`.",
+                   64 B of 96 bytes; an arena of 4 MiB or four messages, `WaitStrategy::Spin` (several readers: `Adaptive`), `drain` or `poll` likewise.",
         publish: Publish::InPlace,
         receive: Receive::Lossy,
         wait: SPIN,
