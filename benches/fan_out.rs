@@ -22,6 +22,8 @@ mod payload;
 mod peer;
 #[path = "stand/placement.rs"]
 mod placement;
+#[path = "stand/plot.rs"]
+mod plot;
 mod stand;
 
 use std::path::Path;
@@ -29,10 +31,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use account::Account;
+use criterion::{BenchmarkId, Throughput};
 use lapwing::{Join, Subscriber};
 use payload::{Payload, claimed};
 use peer::{PATIENCE, Peer};
 use placement::{Placement, Windows, pin};
+use plot::{Pace, Pieces, draw, plot};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use stand::Stand;
 
@@ -54,9 +58,12 @@ fn follow(directory: &Path, kind: &str) {
     let _pinned = pin(index.parse().expect("a number"));
     let mut subscriber = Subscriber::open(&peer::find(directory, SERVER), Join::New).expect("its segment");
     let mut account = Account::default();
+    let mut pace = Pace::new(BATCH);
     let mut receive = |subscriber: &mut Subscriber| {
         let outcome = subscriber.receive(PATIENCE, |view| claimed(view.words().iter()));
-        account.note(&outcome)
+        let goes_on = account.note(&outcome);
+        pace.note(account.received);
+        goes_on
     };
     println!("ready");
     while kind != "read" && !subscriber.head().closed {
@@ -68,10 +75,10 @@ fn follow(directory: &Path, kind: &str) {
     }
     while receive(&mut subscriber) {}
     println!("{account}");
+    println!("{}", pace.pieces());
 }
 
 /// What was seen in one window.
-#[derive(Clone, Copy)]
 struct Seen {
     /// Messages published a second.
     rate: f64,
@@ -79,16 +86,20 @@ struct Seen {
     cost: f64,
     /// What the readers received on average, the one that got least and the one that got most, a second.
     received: [f64; 3],
+    /// How they were published, and how the readers received them.
+    pieces: [Pieces; 2],
 }
 
-/// Publishes messages for `time`, in batches or each by itself. Returns how many.
-fn publish(stand: &mut Stand, time: Duration, is_batched: bool) -> u64 {
+/// Publishes messages for `time`, in batches or each by itself. Returns how many, and how it went.
+fn publish(stand: &mut Stand, time: Duration, is_batched: bool) -> (u64, Pieces) {
     let mut payload = Payload::new(SIZE);
     let publisher = stand.server.publisher();
     let first = publisher.next_sequence();
+    let mut pace = Pace::new(16 * BATCH);
     let start = Instant::now();
     while start.elapsed() < time {
         let next = publisher.next_sequence();
+        pace.note(next - first);
         if is_batched {
             let mut batch = publisher.batch();
             for sequence in next..next + BATCH {
@@ -100,7 +111,7 @@ fn publish(stand: &mut Stand, time: Duration, is_batched: bool) -> u64 {
             }
         }
     }
-    publisher.next_sequence() - first
+    (publisher.next_sequence() - first, pace.pieces())
 }
 
 fn start(stand: &Stand, count: usize, kind: &str) -> Vec<Peer> {
@@ -137,7 +148,7 @@ fn measure(count: usize, kind: &str, time: Duration, is_batched: bool) -> Seen {
     }
     let pinned = pin(0);
     let (start, ran_before) = (Instant::now(), cpu_time::of_thread());
-    let published = publish(&mut stand, time, is_batched);
+    let (published, publishing) = publish(&mut stand, time, is_batched);
     let (took, ran) = (start.elapsed().as_secs_f64(), cpu_time::of_thread() - ran_before);
     drop(pinned);
     if kind == "are stopped" {
@@ -145,8 +156,10 @@ fn measure(count: usize, kind: &str, time: Duration, is_batched: bool) -> Seen {
     }
     stand.server.end_stream();
     let mut received: Vec<f64> = Vec::new();
+    let mut receiving = Pieces::default();
     for mut peer in peers {
         let account = Account::check(&peer.hear(), published);
+        receiving.extend(Pieces::parse(&peer.hear()));
         peer.finish();
         received.push(account.received as f64 / took);
     }
@@ -157,6 +170,7 @@ fn measure(count: usize, kind: &str, time: Duration, is_batched: bool) -> Seen {
         rate: published as f64 / took,
         cost: ran.as_nanos() as f64 / published as f64,
         received: [mean, edge(received.first()), edge(received.last())],
+        pieces: [publishing, receiving],
     }
 }
 
@@ -195,6 +209,21 @@ fn fan_out(rounds: usize, time: Duration) {
             },
         );
     }
+    plots(&cases);
+}
+
+/// What a message takes the publisher, and each of its readers, by their number.
+fn plots(cases: &[(usize, bool, Windows<Seen>)]) {
+    draw(|criterion| {
+        for (at, name) in ["fan out/publisher", "fan out/each reader"].into_iter().enumerate() {
+            let mut group = criterion.benchmark_group(name);
+            group.throughput(Throughput::Elements(1));
+            for (readers, is_batched, windows) in cases {
+                let id = BenchmarkId::new(if *is_batched { "batch" } else { "publish" }, readers);
+                plot(&mut group, id, windows, |seen| &seen.pieces[at]);
+            }
+        }
+    });
 }
 
 /// One window of each burden, one after the other.

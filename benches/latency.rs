@@ -18,16 +18,20 @@ mod extent;
 mod peer;
 #[path = "stand/placement.rs"]
 mod placement;
+#[path = "stand/plot.rs"]
+mod plot;
 mod stand;
 
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use distribution::{Quantiles, TITLE, new_histogram};
+use criterion::BenchmarkId;
+use distribution::{Distribution, TITLE, Times};
 use lapwing::{Join, Poll, Server, ServerOptions, Subscriber, WaitStrategy};
 use peer::{PATIENCE, Peer};
 use placement::{Windows, pin};
+use plot::{draw, plot};
 use stand::Stand;
 
 type Message = [u64; 8];
@@ -66,8 +70,8 @@ const WAYS: [Way; 4] = [
 
 /// What was seen in one window.
 struct Seen {
-    round_trip: Quantiles,
-    one_way: Quantiles,
+    round_trip: Distribution,
+    one_way: Distribution,
 }
 
 fn attach(directory: &Path, name: &str, strategy: WaitStrategy) -> Subscriber {
@@ -126,7 +130,7 @@ fn measure(index: usize, time: Duration) -> Seen {
     let peer = Peer::start(stand.directory(), &index.to_string());
     let mut pong = attach(stand.directory(), "pong", way.strategy);
     let pinned = pin(0);
-    let [mut round_trips, mut one_ways] = [new_histogram(), new_histogram()];
+    let [mut round_trips, mut one_ways] = [Times::new(), Times::new()];
     let start = Instant::now();
     let mut round = 0;
     while start.elapsed() < time {
@@ -134,17 +138,17 @@ fn measure(index: usize, time: Duration) -> Seen {
             thread::sleep(way.pause);
         }
         let [round_trip, one_way] = bounce(&mut stand.server, &mut pong, round);
-        round_trips.saturating_record(round_trip.as_nanos() as u64);
-        one_ways.saturating_record(one_way.as_nanos() as u64);
+        round_trips.note(round_trip);
+        one_ways.note(one_way);
         round += 1;
     }
     drop(pinned);
     stand.server.end_stream();
     peer.finish();
-    assert_eq!(round_trips.len(), stand.server.publisher().next_sequence());
+    assert_eq!(round, stand.server.publisher().next_sequence());
     Seen {
-        round_trip: Quantiles::of(&round_trips),
-        one_way: Quantiles::of(&one_ways),
+        round_trip: round_trips.distribution(),
+        one_way: one_ways.distribution(),
     }
 }
 
@@ -162,8 +166,16 @@ fn main() {
     println!("64 B between two processes, us         {TITLE}   a line's round trip, windows that count");
     for (way, windows) in WAYS.iter().zip(&mut windows) {
         let name = |what| format!("{:25} {what:12}", way.name);
-        let key = |seen: &Seen| seen.round_trip.0[0] as f64;
+        let key = |seen: &Seen| seen.round_trip.median();
         windows.tell(&name("round trip"), key, |seen, _| seen.round_trip.describe());
         windows.tell(&name("one way"), key, |seen, _| seen.one_way.describe());
     }
+    draw(|criterion| {
+        let mut group = criterion.benchmark_group("latency");
+        for (way, windows) in WAYS.iter().zip(&windows) {
+            let id = |what| BenchmarkId::new(what, way.name);
+            plot(&mut group, id("round trip"), windows, |seen| &seen.round_trip.pieces);
+            plot(&mut group, id("one way"), windows, |seen| &seen.one_way.pieces);
+        }
+    });
 }

@@ -23,6 +23,8 @@ mod payload;
 mod peer;
 #[path = "stand/placement.rs"]
 mod placement;
+#[path = "stand/plot.rs"]
+mod plot;
 mod stand;
 
 use std::env;
@@ -33,14 +35,15 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use account::Account;
-use distribution::{Quantiles, TITLE, new_histogram};
-use hdrhistogram::Histogram;
+use criterion::{BenchmarkId, Throughput};
+use distribution::{Distribution, TITLE, Times};
 use lapwing::{Incarnation, Join, Poll, RemoteSubscriber};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use payload::{Payload, claimed_in};
 use peer::{PATIENCE, Peer, this_program};
 use placement::{Windows, pin};
+use plot::{Pace, Pieces, draw, plot};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use stand::Stand;
 
@@ -57,7 +60,8 @@ const ROUND: Duration = Duration::from_millis(500);
 struct Crowd {
     subscribers: Vec<RemoteSubscriber>,
     account: Account,
-    latencies: Histogram<u64>,
+    latencies: Times,
+    pace: Pace,
     /// Connections whose stream has ended.
     ended: usize,
 }
@@ -73,7 +77,8 @@ impl Crowd {
                 Poll::Message(message) => {
                     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
                     let took = now.saturating_sub(Duration::from_nanos(message.timestamp_ns));
-                    self.latencies.saturating_record(took.as_nanos() as u64);
+                    self.latencies.note(took);
+                    self.pace.note(self.account.received);
                 }
                 _ => {}
             }
@@ -92,7 +97,8 @@ fn follow(directory: &Path, kind: &str) {
     let mut crowd = Crowd {
         subscribers: (0..kind.parse().expect("a number")).map(connect).collect(),
         account: Account::default(),
-        latencies: new_histogram(),
+        latencies: Times::new(),
+        pace: Pace::new(BATCH),
         ended: 0,
     };
     let mut poll = mio::Poll::new().expect("an epoll");
@@ -114,10 +120,8 @@ fn follow(directory: &Path, kind: &str) {
         events.iter().for_each(|event| crowd.drain(event.token().0));
     }
     println!("{}", crowd.account);
-    println!(
-        "{}",
-        Quantiles::of(&crowd.latencies).0.map(|ns| ns.to_string()).join(" ")
-    );
+    println!("{}", crowd.latencies.distribution());
+    println!("{}", crowd.pace.pieces());
 }
 
 /// A server and its crowd.
@@ -140,16 +144,15 @@ impl Meeting {
         }
     }
 
-    /// Ends the stream, and has the crowd tell what it saw.
-    fn end(mut self) -> (Account, Quantiles) {
+    /// Ends the stream, and has the crowd tell what it saw: how long messages took, and how many came.
+    fn end(mut self) -> (Account, Distribution, Pieces) {
         self.stand.server.end_stream();
         let published = self.stand.server.publisher().next_sequence();
         let account = Account::check(&self.peer.hear(), published * self.connections);
-        let line = self.peer.hear();
-        let mut quantiles = line.split(' ').map(|number| number.parse().expect("a number"));
-        let quantiles = Quantiles([(); 5].map(|()| quantiles.next().expect("one more")));
+        let latencies = Distribution::parse(&self.peer.hear());
+        let pieces = Pieces::parse(&self.peer.hear());
         self.peer.finish();
-        (account, quantiles)
+        (account, latencies, pieces)
     }
 
     /// Messages handed to the system that were not yet, on average over the connections.
@@ -167,7 +170,7 @@ fn new_stand() -> Stand {
 }
 
 /// How long a message takes to each connection, one at a time.
-fn latency(connections: u64, messages: u64) -> Quantiles {
+fn latency(connections: u64, messages: u64) -> Distribution {
     let mut meeting = Meeting::begin(connections);
     let pinned = pin(0);
     let mut payload = Payload::new(64);
@@ -177,13 +180,22 @@ fn latency(connections: u64, messages: u64) -> Quantiles {
         thread::sleep(Duration::from_micros(200 + 30 * connections));
     }
     drop(pinned);
-    let (account, quantiles) = meeting.end();
+    let (account, latencies, _) = meeting.end();
     assert_eq!(account.missed, 0, "lost at this pace");
-    quantiles
+    latencies
 }
 
-/// How many messages arrive a second on all connections together, and the share in % that is missed.
-fn throughput(connections: u64, size: usize, time: Duration) -> [f64; 2] {
+/// What was seen of a stream in one window.
+struct Stream {
+    /// Messages that arrive a second on all connections together.
+    rate: f64,
+    /// The share of all in % that is missed.
+    missed: f64,
+    /// How they arrived.
+    pieces: Pieces,
+}
+
+fn throughput(connections: u64, size: usize, time: Duration) -> Stream {
     let mut meeting = Meeting::begin(connections);
     let pinned = pin(0);
     let mut payload = Payload::new(size);
@@ -201,10 +213,14 @@ fn throughput(connections: u64, size: usize, time: Duration) -> [f64; 2] {
         }
     }
     drop(pinned);
-    let (account, _) = meeting.end();
+    let (account, _, pieces) = meeting.end();
     let took = start.elapsed().as_secs_f64();
     let [received, missed] = [account.received, account.missed].map(|count| count as f64);
-    [received / took, 100.0 * missed / (received + missed)]
+    Stream {
+        rate: received / took,
+        missed: 100.0 * missed / (received + missed),
+        pieces,
+    }
 }
 
 /// The number behind `name` in a file of the kernel.
@@ -279,22 +295,43 @@ fn tables(is_whole: bool) {
     println!("publish to receive over TCP, 64 B, us, each connection a sample");
     println!("connections {TITLE}   a line's round trip, windows that count");
     for (connections, latencies) in crowds.iter().zip(&mut latencies) {
-        let key = |seen: &Quantiles| seen.0[0] as f64;
-        latencies.tell(&format!("{connections:11}"), key, |seen, _| seen.describe());
+        latencies.tell(&format!("{connections:11}"), Distribution::median, |seen, _| {
+            seen.describe()
+        });
     }
     println!("flat out over TCP: million messages a second on all connections together, and missed of them");
     for (connections, rates) in crowds.iter().zip(&mut rates) {
         for (size, rates) in SIZES.iter().zip(rates) {
             rates.tell(
                 &format!("{connections:11} {size:5} B"),
-                |seen| seen[0],
-                |&[rate, missed], windows| {
-                    let [lowest, _, highest] = windows.spread(|seen| seen[0]).map(|rate| rate / 1e6);
-                    format!("{:8.3} ({lowest:.3} to {highest:.3}) {missed:6.2} %", rate / 1e6)
+                |seen| seen.rate,
+                |seen, windows| {
+                    let [lowest, rate, highest] = windows.spread(|seen| seen.rate).map(|rate| rate / 1e6);
+                    format!("{rate:8.3} ({lowest:.3} to {highest:.3}) {:6.2} %", seen.missed)
                 },
             );
         }
     }
+    plots(crowds, &latencies, &rates);
+}
+
+fn plots(crowds: &[u64], latencies: &[Windows<Distribution>], rates: &[[Windows<Stream>; SIZES.len()]]) {
+    draw(|criterion| {
+        let mut group = criterion.benchmark_group("socket/publish to receive, by connections");
+        for (connections, windows) in crowds.iter().zip(latencies) {
+            let id = BenchmarkId::from_parameter(connections);
+            plot(&mut group, id, windows, |seen| &seen.pieces);
+        }
+        drop(group);
+        let mut group = criterion.benchmark_group("socket/stream, by connections");
+        group.throughput(Throughput::Elements(1));
+        for (connections, rates) in crowds.iter().zip(rates) {
+            for (size, windows) in SIZES.iter().zip(rates) {
+                let id = BenchmarkId::new(format!("{size} B"), connections);
+                plot(&mut group, id, windows, |seen| &seen.pieces);
+            }
+        }
+    });
 }
 
 fn main() {

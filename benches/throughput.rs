@@ -24,18 +24,23 @@ mod payload;
 mod peer;
 #[path = "stand/placement.rs"]
 mod placement;
+#[path = "stand/plot.rs"]
+mod plot;
 mod stand;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use account::Account;
+use criterion::{BenchmarkId, Throughput};
 use lapwing::{
-    BlockingSubscriber, Join, LosslessOffer, LosslessPolicy, LosslessSubscriber, RemoteSubscriber, Subscriber, View,
+    BlockingSubscriber, Join, LosslessOffer, LosslessPolicy, LosslessSubscriber, Poll, RemoteSubscriber, Subscriber,
+    View,
 };
 use payload::{Payload, claimed, claimed_in};
 use peer::{PATIENCE, Peer};
 use placement::{Windows, pin};
+use plot::{Pace, Pieces, draw, plot};
 use stand::Stand;
 
 const SERVER: &str = "throughput";
@@ -53,26 +58,34 @@ fn claim(view: View<'_>) -> Option<u64> {
     claimed(view.words().iter())
 }
 
-/// The peer: reads to the end of the stream as `kind` says, and tells what it saw.
+/// The peer: reads to the end of the stream as `kind` says, which ends with how many messages are timed together, and tells
+/// what it saw.
 fn read(directory: &Path, kind: &str) {
+    let (kind, step) = kind.split_once(':').expect("a kind and a number");
     let mut account = Account::default();
+    let mut pace = Pace::new(step.parse().expect("a number"));
+    let mut note = |outcome: &Poll<Option<u64>>| {
+        let goes_on = account.note(outcome);
+        pace.note(account.received);
+        goes_on
+    };
     let found = peer::find(directory, SERVER);
     let _pinned = pin(1);
     match kind {
         "lossy" => {
             let mut subscriber = Subscriber::open(&found, Join::New).expect("its segment");
             println!("ready");
-            while account.note(&subscriber.receive(PATIENCE, claim)) {}
+            while note(&subscriber.receive(PATIENCE, claim)) {}
         }
         "lossless" => {
             let mut subscriber = LosslessSubscriber::open(&found, Join::New, PATIENCE).expect("a lease");
             println!("ready");
-            while account.note(&subscriber.receive(PATIENCE, claim)) {}
+            while note(&subscriber.receive(PATIENCE, claim)) {}
         }
         "blocking" => {
             let subscriber = BlockingSubscriber::open(&found, Join::New, PATIENCE).expect("a lease");
             println!("ready");
-            while account.note(&subscriber.receive(PATIENCE).map(|held| claimed_in(&held))) {}
+            while note(&subscriber.receive(PATIENCE).map(|held| claimed_in(&held))) {}
         }
         kind => {
             let socket = found.info.socket.expect("a socket");
@@ -83,10 +96,11 @@ fn read(directory: &Path, kind: &str) {
             let mut subscriber =
                 connect(&socket.addresses, found.info.incarnation, Join::New, PATIENCE).expect("a connection");
             println!("ready");
-            while account.note(&subscriber.receive(PATIENCE, claimed_in).expect("a stream")) {}
+            while note(&subscriber.receive(PATIENCE, claimed_in).expect("a stream")) {}
         }
     }
     println!("{account}");
+    println!("{}", pace.pieces());
 }
 
 /// Publishes `count` messages like `payload` as a batch.
@@ -113,6 +127,8 @@ struct Seen {
     published: f64,
     /// Nanoseconds that the publisher's thread ran for each message.
     cost: f64,
+    /// How the reader got them.
+    pieces: Pieces,
 }
 
 impl Case {
@@ -157,9 +173,9 @@ impl Case {
     fn measure(&self, time: Duration) -> Seen {
         let mut stand = self.stand();
         let first = stand.server.publisher().next_sequence();
-        let mut peer = Peer::start(stand.directory(), self.kind);
-        let mut payload = Payload::new(self.size);
         let batch = (BATCH_BYTES / self.size).clamp(1, BATCH) as u64;
+        let mut peer = Peer::start(stand.directory(), &format!("{}:{batch}", self.kind));
+        let mut payload = Payload::new(self.size);
         let pinned = pin(0);
         let (start, ran_before) = (Instant::now(), cpu_time::of_thread());
         while start.elapsed() < time {
@@ -170,6 +186,7 @@ impl Case {
         let published = stand.server.publisher().next_sequence() - first;
         let account = Account::check(&peer.hear(), published);
         let received_for = start.elapsed();
+        let pieces = Pieces::parse(&peer.hear());
         drop(pinned);
         peer.finish();
         let is_lossless = !matches!(self.kind, "lossy" | "TCP");
@@ -182,6 +199,7 @@ impl Case {
             received: account.received as f64 / received_for.as_secs_f64(),
             published: published as f64 / published_for.as_secs_f64(),
             cost: ran.as_nanos() as f64 / published as f64,
+            pieces,
         }
     }
 
@@ -195,6 +213,23 @@ impl Case {
             seen.cost,
         )
     }
+}
+
+/// Rates by size of message, for each ring.
+fn plots(cases: &[(Case, Windows<Seen>)]) {
+    draw(|criterion| {
+        for (name, is_large) in [("throughput/default ring", false), ("throughput/large ring", true)] {
+            let mut group = criterion.benchmark_group(name);
+            for (case, windows) in cases
+                .iter()
+                .filter(|(case, _)| (case.ring_bytes == LARGE_RING) == is_large)
+            {
+                let id = BenchmarkId::new(case.kind, case.size);
+                group.throughput(Throughput::Bytes(case.size as u64));
+                plot(&mut group, id, windows, |seen| &seen.pieces);
+            }
+        }
+    });
 }
 
 fn main() {
@@ -220,4 +255,5 @@ fn main() {
             |seen, windows| case.describe(seen, windows),
         );
     }
+    plots(&cases);
 }

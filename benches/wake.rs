@@ -23,6 +23,8 @@ mod extent;
 mod peer;
 #[path = "stand/placement.rs"]
 mod placement;
+#[path = "stand/plot.rs"]
+mod plot;
 mod stand;
 
 use std::fs::{self, File};
@@ -33,10 +35,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distribution::{Quantiles, TITLE, new_histogram};
+use criterion::BenchmarkId;
+use distribution::{Distribution, TITLE, Times};
 use lapwing::{Join, Notified, Poll, Subscriber, WaitStrategy};
 use peer::{PATIENCE, Peer, this_program};
 use placement::{Windows, pin};
+use plot::{draw, plot};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::time::{ClockId, clock_gettime};
@@ -153,14 +157,20 @@ fn start(directory: &Path, event: &OwnedFd, rounds: usize) -> (Peer, File) {
 
 /// What was seen of one way in one window: what the sender paid, and when the sleeper ran unless there is none.
 struct Seen {
-    sender: Quantiles,
-    sleeper: Option<Quantiles>,
+    sender: Distribution,
+    sleeper: Option<Distribution>,
 }
 
-fn quantiles(times: impl Iterator<Item = u64>) -> Quantiles {
-    let mut histogram = new_histogram();
-    times.for_each(|ns| histogram.saturating_record(ns));
-    Quantiles::of(&histogram)
+impl Seen {
+    fn sleeper(&self) -> &Distribution {
+        self.sleeper.as_ref().expect("somebody sleeps")
+    }
+}
+
+fn distribution_of(ns: impl Iterator<Item = u64>) -> Distribution {
+    let mut times = Times::new();
+    times.extend(ns.map(Duration::from_nanos));
+    times.distribution()
 }
 
 /// When each message was sent in each way, and how long that took.
@@ -214,7 +224,7 @@ fn wake(rounds: usize) -> [Seen; NAMES.len()] {
 /// What `sent` cost, and how much later it `arrived`, if it was sent to anybody.
 fn see(sent: &[[u64; 2]], arrived: &str) -> Seen {
     let starts = || sent.iter().map(|[start, _]| *start);
-    let sender = quantiles(sent.iter().map(|[_, cost]| *cost));
+    let sender = distribution_of(sent.iter().map(|[_, cost]| *cost));
     if arrived.is_empty() {
         let sleeper = None;
         return Seen { sender, sleeper };
@@ -225,7 +235,9 @@ fn see(sent: &[[u64; 2]], arrived: &str) -> Seen {
         arrived.iter().zip(starts()).all(|(&at, start)| at > start),
         "there before it was sent"
     );
-    let sleeper = Some(quantiles(arrived.iter().zip(starts()).map(|(at, start)| at - start)));
+    let sleeper = Some(distribution_of(
+        arrived.iter().zip(starts()).map(|(at, start)| at - start),
+    ));
     Seen { sender, sleeper }
 }
 
@@ -257,15 +269,14 @@ fn tables(windows: &mut Windows<[Seen; NAMES.len()]>) {
     for (way, name) in NAMES.iter().enumerate() {
         windows.tell(
             &format!("{name:22} sender "),
-            |seen| seen[way].sender.0[0] as f64,
+            |seen| seen[way].sender.median(),
             |seen, _| seen[way].sender.describe(),
         );
         if way + 1 < NAMES.len() {
-            let sleeper = |seen: &[Seen; NAMES.len()]| seen[way].sleeper.expect("it sleeps");
             windows.tell(
                 &format!("{name:22} sleeper"),
-                |seen| sleeper(seen).0[0] as f64,
-                |seen, _| sleeper(seen).describe(),
+                |seen| seen[way].sleeper().median(),
+                |seen, _| seen[way].sleeper().describe(),
             );
         }
     }
@@ -276,16 +287,38 @@ fn crowd_tables(crowds: &mut [Windows<Seen>]) {
         let name = |who| format!("{:>3} sleepers, {who:8}", sleepers);
         windows.tell(
             &name("sender"),
-            |seen| seen.sender.0[0] as f64,
+            |seen| seen.sender.median(),
             |seen, _| seen.sender.describe(),
         );
-        let last = |seen: &Seen| seen.sleeper.expect("they sleep");
         windows.tell(
             &name("the last"),
-            |seen| last(seen).0[0] as f64,
-            |seen, _| last(seen).describe(),
+            |seen| seen.sleeper().median(),
+            |seen, _| seen.sleeper().describe(),
         );
     }
+}
+
+fn plots(windows: &Windows<[Seen; NAMES.len()]>, crowds: &[Windows<Seen>]) {
+    draw(|criterion| {
+        let mut group = criterion.benchmark_group("wake/sender");
+        for (way, name) in NAMES.iter().enumerate() {
+            let id = BenchmarkId::from_parameter(name);
+            plot(&mut group, id, windows, |seen| &seen[way].sender.pieces);
+        }
+        drop(group);
+        let mut group = criterion.benchmark_group("wake/sleeper");
+        for (way, name) in NAMES[..NAMES.len() - 1].iter().enumerate() {
+            let id = BenchmarkId::from_parameter(name);
+            plot(&mut group, id, windows, |seen| &seen[way].sleeper().pieces);
+        }
+        drop(group);
+        let mut group = criterion.benchmark_group("wake/sleepers of one stream");
+        for (sleepers, windows) in CROWDS.iter().zip(crowds) {
+            let id = |who| BenchmarkId::new(who, sleepers);
+            plot(&mut group, id("sender"), windows, |seen| &seen.sender.pieces);
+            plot(&mut group, id("the last"), windows, |seen| &seen.sleeper().pieces);
+        }
+    });
 }
 
 /// A process that is killed when this is dropped.
@@ -366,4 +399,5 @@ fn main() {
     }
     tables(&mut windows);
     crowd_tables(&mut crowds);
+    plots(&windows, &crowds);
 }

@@ -157,6 +157,12 @@ impl<T> Windows<T> {
         }
     }
 
+    /// What was seen in the windows that count.
+    #[allow(dead_code, reason = "for those whose windows are drawn")]
+    pub fn kept(&self) -> impl Iterator<Item = &T> {
+        self.kept.iter().map(|(seen, _)| seen)
+    }
+
     /// Prints the window in the middle by `key`, as `line` says it, with its probe; and how many windows count.
     pub fn tell(&mut self, name: &str, key: impl Fn(&T) -> f64, line: impl FnOnce(&T, &Self) -> String) {
         let (kept, all) = (self.kept.len(), self.kept.len() + self.dropped);
