@@ -389,6 +389,17 @@ pub(crate) struct Gatekeeper {
     highest_floor: u64,
 }
 
+/// How much room there is for messages that may be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    Ample,
+    /// For fewer than [`FEW`] more, or an eighth of the slots if that is less: the publisher is right behind the slowest.
+    Scarce,
+}
+
+/// Messages that a publisher right behind the slowest had better publish for each look at the cursors.
+const FEW: u64 = 64;
+
 /// A message that the publisher wants to publish, as far as the gate is concerned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
@@ -412,17 +423,17 @@ impl Gatekeeper {
         sequence < self.gate.door.until.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing that is claimed is overwritten by the message that is wanted; else who claims it, and the cursor
-    /// that was seen. `first_large` is [`crate::ring::Writer::first_large`]. Costs one load while the room lasts that
-    /// the last look found.
+    /// Whether nothing that is claimed is overwritten by the message that is wanted, and how much room this look found in the
+    /// slots; else who claims it, and the cursor that was seen. `first_large` is [`crate::ring::Writer::first_large`]. Costs
+    /// one load while the room lasts that the last look found, which is ample then.
     pub(crate) fn admit(
         &mut self,
         wanted: Wanted,
         first_large: impl Fn(u64) -> Option<(u64, u64)>,
         now: impl Fn() -> Instant,
-    ) -> Result<(), (Arc<Claim>, u64)> {
+    ) -> Result<Room, (Arc<Claim>, u64)> {
         if self.knows_room(wanted.sequence) && wanted.floor <= self.highest_floor {
-            return Ok(());
+            return Ok(Room::Ample);
         }
         self.look(wanted, first_large, now)
     }
@@ -432,7 +443,7 @@ impl Gatekeeper {
         wanted: Wanted,
         first_large: impl Fn(u64) -> Option<(u64, u64)>,
         now: impl Fn() -> Instant,
-    ) -> Result<(), (Arc<Claim>, u64)> {
+    ) -> Result<Room, (Arc<Claim>, u64)> {
         let gate = &*self.gate;
         let mut claims = gate.claims();
         loop {
@@ -442,7 +453,7 @@ impl Gatekeeper {
                 gate.door.refused_from.store(gate.too_long, Ordering::Relaxed);
                 gate.door.until.store(0, Ordering::Relaxed);
                 self.highest_floor = 0;
-                return Ok(());
+                return Ok(Room::Ample);
             };
             let (seen, until) = (slowest.seen, slowest.seen.saturating_add(gate.room));
             gate.door.until.store(until, Ordering::Relaxed);
@@ -462,7 +473,8 @@ impl Gatekeeper {
             }
             let Some(needed) = needed else {
                 claims.let_all_go(now);
-                return Ok(());
+                let is_scarce = until - wanted.sequence < FEW.min(gate.room / 8);
+                return Ok(if is_scarce { Room::Scarce } else { Room::Ample });
             };
             let (claim, now) = (slowest.claim.clone(), now());
             let is_known = claims

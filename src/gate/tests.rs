@@ -409,6 +409,41 @@ fn each_wrong_gate_is_noticed() {
     }
 }
 
+/// How much room the gate finds for message `next` behind a subscriber that wants message 0, in so many slots.
+fn room_for(next: u64, slots: u64) -> Option<Room> {
+    let geometry = Geometry::new(slots, 64, 4096, None).unwrap();
+    let offer = LosslessOffer {
+        policy: LosslessPolicy::Block,
+        max_subscribers: 1,
+    };
+    let gate = Arc::new(Gate::new(&geometry, Some(offer)));
+    let claim = Arc::new(Claim::private(String::new()));
+    gate.join(&claim, || (), || 0).unwrap();
+    let wanted = Wanted {
+        sequence: next,
+        floor: 0,
+    };
+    Gatekeeper::new(gate).admit(wanted, |_| None, Instant::now).ok()
+}
+
+#[test]
+fn room_is_scarce_right_behind_the_slowest() {
+    for (slots, few) in [(4096, 64), (64, 7)] {
+        let last = slots - 2;
+
+        assert_eq!(room_for(0, slots), Some(Room::Ample));
+        assert_eq!(room_for(last - few + 1, slots), Some(Room::Ample));
+        assert_eq!(room_for(last - few + 2, slots), Some(Room::Scarce));
+        assert_eq!(room_for(last, slots), Some(Room::Scarce));
+        assert_eq!(room_for(last + 1, slots), None);
+    }
+    assert_eq!(
+        room_for(6, 8),
+        Some(Room::Ample),
+        "too few slots to wait for some of them"
+    );
+}
+
 /// How many messages a publisher of one each millisecond gets past a subscriber that reads one each `pause`, given
 /// `patience` and a second in all. The publisher waits whenever there is no room.
 fn published_past_one_that_trickles(patience: Duration, pause: Duration) -> (u64, bool) {

@@ -119,13 +119,8 @@ impl Batch<'_> {
 /// from then on: not by way of the batch, which is in registers for as long as nobody is given its address.
 #[cold]
 fn admit_late(publisher: &mut Publisher, len: usize, now_ns: u64) -> Result<u64, PublishError> {
-    match publisher.try_admit(len) {
-        Err(PublishError::Full) => {
-            publisher.wait_for_room(len, Duration::MAX)?;
-            Ok(publisher.clock.now_ns())
-        }
-        admitted => admitted.map(|()| now_ns),
-    }
+    let has_waited = publisher.find_room(len, Duration::MAX)?;
+    Ok(if has_waited { publisher.clock.now_ns() } else { now_ns })
 }
 
 impl Drop for Batch<'_> {
