@@ -67,13 +67,13 @@ impl Source for Machine {
 
 #[cfg(all(target_arch = "x86_64", not(portable)))]
 #[inline]
-fn counter() -> u64 {
+pub(crate) fn counter() -> u64 {
     // SAFETY: every x86-64 processor has it, and a kernel whose clock it is lets programs read it.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(portable))))]
-const fn counter() -> u64 {
+pub(crate) const fn counter() -> u64 {
     0
 }
 

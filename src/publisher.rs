@@ -231,6 +231,14 @@ impl Publisher {
 
     /// As [`Publisher::wait_for_room`]. Returns whether it waited.
     fn find_room(&mut self, len: usize, timeout: Duration) -> Result<bool, PublishError> {
+        if let Ok(Room::Ample) = self.ask(len) {
+            return Ok(false);
+        }
+        self.make_room(len, timeout)
+    }
+
+    #[cold]
+    fn make_room(&mut self, len: usize, timeout: Duration) -> Result<bool, PublishError> {
         let (mut wait, mut has_rested) = (None, false);
         loop {
             let (claim, seen) = match self.ask(len) {

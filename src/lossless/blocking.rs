@@ -46,6 +46,7 @@ impl BlockingSubscriber {
     pub fn open(found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
         let mut subscriber = Subscriber::open(found, Join::New).map_err(LosslessError::Attach)?;
         let lease = Lease::take(&mut subscriber, found, join, timeout)?;
+        subscriber.parts().0.set_lending();
         match lease.policy {
             LosslessPolicy::Block => Ok(Self {
                 subscriber: RefCell::new(subscriber),

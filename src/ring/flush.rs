@@ -6,6 +6,9 @@
 //! as it did, a few the other way and a few as before, goes on in the quicker one, and tries again later, since virtual
 //! processors move.
 //!
+//! A payload in the arena is flushed whole, and that touches what the reader skipped. So before a trial one of them is timed: who
+//! takes less than it takes to look at all of it does not try.
+//!
 //! ```text
 //!   rest  ->  time laps  ->  change, settle, time laps  ->  change back, settle, time laps  ->  keep one of them, rest
 //! ```
@@ -13,6 +16,8 @@
 use std::time::{Duration, Instant};
 
 use super::LINE_BYTES;
+#[cfg(not(loom))]
+use crate::clock::counter;
 use crate::layout::{Geometry, SLOT_STEP_BYTES};
 use crate::words::Words;
 
@@ -38,9 +43,19 @@ const LAPS: u32 = 2;
 const QUICK_NS: f64 = 5.0;
 /// Flushing is worth it if a message takes less than this share of the time.
 const WORTH: f64 = 0.9;
+/// Cache lines that nobody looks at in one tick of the processor's counter, a quarter or half of a nanosecond: who takes less
+/// for a payload skips most of it.
+const LINES_A_TICK: u64 = 2;
+/// Longer payloads are not flushed: no cache keeps them.
+pub(super) const LONGEST_BYTES: usize = 16 << 20;
 /// How long it is from one trial to the next at least, and in times of the last trial.
 const REST: Duration = Duration::from_millis(500);
 const REST_IN_TRIALS: u32 = 50;
+
+#[cfg(loom)]
+const fn counter() -> u64 {
+    0
+}
 
 /// What a reader has found out.
 #[derive(Debug, Clone)]
@@ -52,7 +67,21 @@ pub(super) struct Flushing {
     is_warm: bool,
     /// When the next trial may begin.
     rests_until: Option<Instant>,
+    reading: Reading,
     trial: Option<Trial>,
+}
+
+/// What is known of how payloads in the arena are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Unknown,
+    /// The next one is timed: the cursor and the processor's counter when the reader set out to look for it.
+    Timed {
+        cursor: u64,
+        began: u64,
+    },
+    /// One took so many ticks.
+    Took(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -111,6 +140,7 @@ impl Flushing {
             due: cursor.saturating_add(FIRST_MESSAGES),
             is_warm: false,
             rests_until: None,
+            reading: Reading::Unknown,
             trial: None,
         }
     }
@@ -137,6 +167,45 @@ impl Flushing {
         self.is_on = true;
     }
 
+    /// Whether it must be known first how long a payload of so many `lines` takes to be read, or that was far too short a time,
+    /// now that the reader is at `cursor`. It comes round the ring in `lap` messages.
+    pub(super) fn times_reading(&mut self, cursor: u64, lines: u64, lap: u64, now: Instant) -> bool {
+        if !self.is_warm || self.trial.is_some() || self.rests_until.is_some_and(|end| now < end) {
+            return false;
+        }
+        match self.reading {
+            Reading::Took(ticks) if ticks < lines / LINES_A_TICK => {
+                self.is_on = false;
+                self.rest(cursor, lap, now.checked_add(REST));
+                true
+            }
+            Reading::Took(_) => false,
+            // If none came meanwhile, none need be flushed.
+            Reading::Timed { cursor: since, .. } if since != cursor => false,
+            Reading::Timed { .. } | Reading::Unknown => {
+                let began = counter();
+                self.reading = Reading::Timed { cursor, began };
+                true
+            }
+        }
+    }
+
+    /// A payload in the arena was read.
+    #[inline(always)]
+    pub(super) fn note_read(&mut self) {
+        if let Reading::Timed { began, .. } = self.reading {
+            self.reading = Reading::Took(counter().wrapping_sub(began));
+        }
+    }
+
+    /// Asks for nothing until the end of the rest, and then when the reader comes round.
+    const fn rest(&mut self, cursor: u64, lap: u64, until: Option<Instant>) {
+        self.due = cursor.saturating_add(lap);
+        self.rests_until = until;
+        self.reading = Reading::Unknown;
+        self.trial = None;
+    }
+
     /// Never again: this machine cannot.
     pub(super) const fn give_up(&mut self) {
         self.due = u64::MAX;
@@ -160,7 +229,10 @@ impl Flushing {
         };
         let Some(ns) = trial.lap(now, read) else { return };
         match trial.before {
-            [None, _] if !self.is_on && ns < QUICK_NS * lines as f64 => self.trial = None,
+            [None, _] if !self.is_on && ns < QUICK_NS * lines as f64 => {
+                self.reading = Reading::Unknown;
+                self.trial = None;
+            }
             [None, _] => {
                 trial.before = [Some(ns), None];
                 trial.change();
@@ -176,8 +248,7 @@ impl Flushing {
                 let (with, without) = if self.is_on { (now_ns, other) } else { (other, now_ns) };
                 self.is_on = with < WORTH * without;
                 let trial = now.duration_since(trial.began);
-                self.rests_until = now.checked_add(REST.max(trial * REST_IN_TRIALS));
-                self.trial = None;
+                self.rest(cursor, lap, now.checked_add(REST.max(trial * REST_IN_TRIALS)));
             }
         }
     }

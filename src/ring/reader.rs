@@ -3,7 +3,7 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::time::Instant;
 
-use super::flush::{Flushing, LEAST_SLOTS, flush_behind};
+use super::flush::{Flushing, LEAST_SLOTS, LONGEST_BYTES, flush_behind};
 use super::view::View;
 use super::{
     BODY, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended, head,
@@ -119,6 +119,8 @@ pub(crate) struct Reader {
     placed: u64,
     /// It is given a head start where it was overtaken.
     is_chased: bool,
+    /// Messages are lent, to be read later.
+    lends: bool,
     /// The last payload that it read in the arena: its position and its bytes.
     large: (u64, usize),
     /// Messages that were overwritten before it read them, since it was placed.
@@ -136,6 +138,7 @@ impl Reader {
             on_lap: OnLap::Retained,
             placed: cursor.min(MAX_SEQUENCE),
             is_chased: true,
+            lends: false,
             large: (0, 0),
             missed: 0,
             flushing: Flushing::new(cursor.min(MAX_SEQUENCE)),
@@ -154,6 +157,11 @@ impl Reader {
         self.is_chased = is_chased;
     }
 
+    /// Says that messages are lent, so that it cannot be seen how much of one is read.
+    pub(crate) const fn set_lending(&mut self) {
+        self.lends = true;
+    }
+
     pub(crate) const fn cursor(&self) -> u64 {
         self.cursor
     }
@@ -168,6 +176,7 @@ impl Reader {
         self.placed = self.cursor;
         self.caught_up_at = self.cursor;
         self.missed = 0;
+        self.large = (0, 0);
         self.flushing.replace(self.cursor);
     }
 
@@ -236,6 +245,12 @@ impl Reader {
         self.flushing.set_on();
     }
 
+    /// What it has found out.
+    #[cfg(all(test, not(loom)))]
+    pub(super) const fn flushing(&self) -> &Flushing {
+        &self.flushing
+    }
+
     /// Whether at `cursor` it would look whether flushing is worth it.
     #[cfg(all(test, not(loom)))]
     pub(super) const fn is_flushing_due(&self, cursor: u64) -> bool {
@@ -249,10 +264,16 @@ impl Reader {
             self.flushing.give_up();
             return;
         }
-        let lines = SLOT_LINES + (words_for(self.large.1) / LINE_WORDS) as u64;
+        let payload_lines = (words_for(self.large.1) / LINE_WORDS) as u64;
+        let lines = SLOT_LINES + payload_lines;
         let lap = (8 * self.eighth()).max(TIMED_LINES / lines).max(TIMED_MESSAGES);
+        let now = Instant::now();
+        let is_seen = payload_lines > 0 && !self.lends;
+        if is_seen && self.flushing.times_reading(self.cursor, payload_lines, lap, now) {
+            return;
+        }
         let read = self.cursor - self.missed;
-        self.flushing.go_on(self.cursor, read, lap, lines, Instant::now());
+        self.flushing.go_on(self.cursor, read, lap, lines, now);
     }
 
     #[inline(always)]
@@ -391,6 +412,7 @@ impl<'w> Course<'_, 'w> {
             Some((slot, ahead)) => match look_at(&self.reader.geometry, self.words, slot, self.cursor, read) {
                 Ok((message, slot, position)) => {
                     if let Some(position) = position {
+                        self.reader.flushing.note_read();
                         if self.reader.flushing.is_on() {
                             flush_large(&self.reader.geometry, self.words, self.reader.large);
                         }
@@ -482,10 +504,12 @@ fn expect(slot: Words<'_>, sequence: u64, stamp: u64) {
     }
 }
 
-/// Flushes a payload in the arena: its position and how many bytes it has.
+/// Flushes a payload in the arena, its position and how many bytes it has, unless it is too long.
 #[inline(always)]
 fn flush_large(geometry: &Geometry, words: Words<'_>, (position, len): (u64, usize)) {
-    if let Some(spent) = in_arena(geometry, words, position, len) {
+    if len <= LONGEST_BYTES
+        && let Some(spent) = in_arena(geometry, words, position, len)
+    {
         spent.flush();
     }
 }

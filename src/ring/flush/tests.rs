@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::*;
 use crate::copy;
 use crate::ring::tests::{Ring, message, poll};
-use crate::ring::{MAX_SEQUENCE, Poll, Reader};
+use crate::ring::{MAX_SEQUENCE, Poll, Reader, View};
 use crate::sync::AtomicU64;
 use crate::words::watch;
 
@@ -269,4 +269,75 @@ fn reader_that_has_found_out_nothing_flushes_nothing() {
             assert_eq!(reader.is_flushing_due(MAX_SEQUENCE), looks_again, "{slots} slots");
         }
     }
+}
+
+#[test]
+fn who_skips_most_of_a_payload_does_not_try_it_and_stops() {
+    const PAYLOAD_LINES: u64 = 1 << 14;
+    let mut stream = Stream::new();
+    let times_reading = |stream: &mut Stream, ahead| {
+        let cursor = stream.cursor + ahead;
+        stream.flushing.times_reading(cursor, PAYLOAD_LINES, LAP, stream.now)
+    };
+    stream.try_out(110, 30);
+    for (ticks, goes_on) in [(PAYLOAD_LINES, true), (PAYLOAD_LINES / 4, false)] {
+        assert!(stream.flushing.is_on());
+        assert!(!times_reading(&mut stream, 0), "it rests");
+        stream.now += REST * REST_IN_TRIALS;
+        assert!(times_reading(&mut stream, 0));
+        assert!(times_reading(&mut stream, 0), "it is still to come");
+        stream.flushing.note_read();
+        assert!(matches!(stream.flushing.reading, Reading::Took(_)));
+        stream.flushing.reading = Reading::Took(ticks);
+        assert_eq!(times_reading(&mut stream, 1), !goes_on);
+        assert_eq!(stream.flushing.is_on(), goes_on);
+        if goes_on {
+            stream.try_out(110, 30);
+        }
+    }
+    assert!(!stream.flushing.is_due(stream.cursor + LAP));
+}
+
+#[test]
+fn payloads_that_have_become_short_are_not_timed() {
+    let mut stream = Stream::new();
+    stream.lap(50, 50);
+    let now = stream.now + FIRST_REST;
+    assert!(stream.flushing.times_reading(stream.cursor, 1000, LAP, now));
+    assert!(!stream.flushing.times_reading(stream.cursor + 1, 1000, LAP, now));
+}
+
+/// Whether a reader that does this with each large payload tries whether flushing is worth it.
+fn tries(read: impl Fn(View<'_>) -> u64, set_up: impl Fn(&mut Reader)) -> bool {
+    let mut ring = Ring::new(256, 64, 16 << 20);
+    let mut reader = ring.reader(0);
+    set_up(&mut reader);
+    let payload = vec![1; 4 << 20];
+    let mut rests_until = None;
+    loop {
+        ring.publish(&payload);
+        assert!(matches!(reader.poll(ring.words(), &read), Poll::Message(_)));
+        let flushing = reader.flushing();
+        if flushing.trial.is_some() {
+            return true;
+        }
+        if let Some(end) = flushing.rests_until
+            && end > *rests_until.get_or_insert(end)
+        {
+            return false;
+        }
+    }
+}
+
+#[test]
+fn reader_that_looks_at_a_word_of_large_payloads_tries_nothing_unless_it_is_lent_them() {
+    if !copy::can_flush() {
+        return;
+    }
+    let word = |view: View<'_>| view.read::<u64>(0).unwrap();
+    let all = |view: View<'_>| view.words().iter().fold(0, u64::wrapping_add);
+    assert!(tries(all, |_| ()));
+    // It may be held up while it looks, but not each time.
+    assert!((0..20).any(|_| !tries(word, |_| ())));
+    assert!((0..5).all(|_| tries(word, Reader::set_lending)));
 }
