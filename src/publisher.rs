@@ -68,6 +68,8 @@ pub struct Publisher {
     ringer: Ringer,
     gatekeeper: Gatekeeper,
     clock: Clock,
+    /// Longest payload that may be published and lies in its slot.
+    short_bytes: usize,
     /// Payload bytes published so far.
     bytes: u64,
     has_ended: bool,
@@ -87,12 +89,15 @@ impl Publisher {
     pub(crate) fn new(segment: Owned, bell: Arc<Bell>, gate: Arc<Gate>) -> Self {
         let writer = Writer::new(*segment.share().geometry());
         let ringer = Ringer::new(bell, segment.share());
+        let geometry = writer.geometry();
+        let short_bytes = geometry.inline_bytes().min(geometry.max_message_bytes());
         Self {
             segment,
             writer,
             ringer,
             gatekeeper: Gatekeeper::new(gate),
             clock: Clock::new(Machine::new()),
+            short_bytes,
             bytes: 0,
             has_ended: false,
         }
@@ -198,7 +203,7 @@ impl Publisher {
     #[inline]
     fn passes(&self, len: usize) -> bool {
         self.gatekeeper.gate().lets_pass(len)
-            || (len <= self.geometry().inline_bytes() && self.gatekeeper.knows_room(self.writer.next()))
+            || (len <= self.short_bytes && self.gatekeeper.knows_room(self.writer.next()))
     }
 
     /// Takes the closer look that the gate asks for.

@@ -108,6 +108,22 @@ fn publisher_is_full_when_the_slowest_is_a_ring_behind_and_not_before() {
 }
 
 #[test]
+fn message_that_is_too_long_is_refused_though_it_would_fit_in_a_slot() {
+    let mut stage = Stage::adjusted(Some(LosslessPolicy::Block), |options| {
+        options.slot_bytes = 1024;
+        options.max_message_bytes = Some(100);
+    });
+    let _subscriber = stage.lossless(Join::New);
+    stage.publish(0..1);
+
+    let too_long = PublishError::TooLong { len: 101, max: 100 };
+    let publisher = stage.server.publisher();
+    assert_eq!(publisher.publish(&[1; 101]), Err(too_long));
+    assert_eq!(publisher.batch().try_loan(101).map(drop), Err(too_long));
+    assert_eq!(publisher.publish(&[1; 100]), Ok(1));
+}
+
+#[test]
 fn nothing_is_published_behind_the_end_though_the_last_look_found_room() {
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
     let mut subscriber = stage.lossless(Join::New);
