@@ -40,6 +40,8 @@
 //! its low half is the futex word on which readers sleep; polling readers leave its cache line alone. A killed
 //! publisher may leave it one behind, so readers drain by stamp.
 
+use std::ops::Range;
+
 use crate::layout::{FLOOR_WORD, Geometry, HEAD_WORD, MAX_SLOT_COUNT, SLOT_HEADER_WORDS};
 use crate::sync::{Ordering, fence};
 use crate::words::{LINE_WORDS, WORD_BYTES, Words};
@@ -109,17 +111,39 @@ pub(crate) fn head(words: Words<'_>) -> Head {
 
 /// Slots that are looked at in one go: more than a ring has by default, and no more pages than a reader can afford to
 /// touch in a segment that only seems to be there.
-const MOST_LOOKS: usize = 1 << 17;
+const MOST_LOOKS: u64 = 1 << 17;
 
-/// The sequence of the oldest message from `since` on that can be read now, or the head if there is none. Looks at
-/// 131,072 slots at most, and at each at most once.
+/// The sequence of the oldest message from `since` on that can be read now. If there is none, that of the next to come, and
+/// not before `since`. Looks as [`first_retained`] does.
 pub(crate) fn oldest(geometry: &Geometry, words: Words<'_>, since: u64) -> u64 {
     let next = head(words).next;
     let first = next.saturating_sub(geometry.slot_count()).max(since);
-    (first..next)
-        .take(MOST_LOOKS)
-        .find(|&sequence| is_retained(geometry, words, sequence, 0))
-        .unwrap_or(next)
+    first_retained(geometry, words, first..next, 0).unwrap_or(next.max(first))
+}
+
+/// The first of these messages that still stands, as far as [`is_retained`] tells.
+///
+/// Looks at 131,072 slots one by one, which are all of them in most rings. If those are gone, and the ring has more, it is
+/// the arena that is short: then the rest is bisected, because its positions only grow. It is never sent past a message
+/// behind which nothing is gone; it may be past a short one that stands between long ones that are buried.
+fn first_retained(geometry: &Geometry, words: Words<'_>, sequences: Range<u64>, slack: u64) -> Option<u64> {
+    let Range { start, end } = sequences;
+    let is_retained = |sequence| is_retained(geometry, words, sequence, slack);
+    let near = start.saturating_add(MOST_LOOKS).min(end);
+    if let Some(first) = (start..near).find(|&sequence| is_retained(sequence)) {
+        return Some(first);
+    }
+    // What is right before `low` is gone, and what is at `high` is not, unless it is the end.
+    let (mut low, mut high) = (near, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_retained(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    (high < end).then_some(high)
 }
 
 /// Whether message `sequence` still stands, and if it is large, at least `slack` words above what is buried. A guess:
@@ -140,3 +164,5 @@ mod hostile;
 mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+mod vast;

@@ -519,7 +519,8 @@ impl Subscriber {
         ring::head(self.segment.words())
     }
 
-    /// The oldest sequence that is retained now. Looks at every slot at most once.
+    /// The oldest sequence that is retained now. Looks at every slot at most once. Behind 131,072 messages that are all gone it
+    /// may pass over short ones that stand between long ones that are gone as well.
     #[must_use]
     pub fn oldest(&self) -> u64 {
         ring::oldest(self.segment.geometry(), self.segment.words(), 0)

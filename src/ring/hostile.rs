@@ -180,7 +180,7 @@ impl Stage {
 
     /// Loads that a scan may take: a look at a slot costs four, and no slot is looked at twice.
     fn most_loads_of_a_scan(&self) -> u64 {
-        4 * self.geometry.slot_count().min(MOST_LOOKS as u64) + 8
+        4 * self.geometry.slot_count().min(MOST_LOOKS) + 8
     }
 
     /// Polls once. Returns whether there was a message.
@@ -289,7 +289,7 @@ fn whatever_is_written_between_any_two_loads_no_reader_panics_goes_back_or_looks
 
 #[test]
 fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
-    let geometry = Geometry::new(2 * MOST_LOOKS as u64, 64, 4096, None).unwrap();
+    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
     let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
         .map(|_| AtomicU64::new(0))
         .collect();
@@ -298,7 +298,7 @@ fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
     memory[HEAD_WORD].store(head << 1, Ordering::Relaxed);
     memory[geometry.slot_at(0)].store(ready(geometry.slot_count()), Ordering::Relaxed);
     let mut reader = Reader::new(geometry, 0);
-    let loads = Rc::new(Cell::new(0));
+    let loads = Rc::new(Cell::new(0_u64));
     let count = || {
         let loads = loads.clone();
         loads.set(0);
@@ -311,11 +311,39 @@ fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
     let loads_of_a_lap = loads.get();
 
     assert_eq!((start, outcome), (head, Poll::Lapped { first: 0, missed: head }));
-    // A look at a slot that is not ready takes two.
+    // A look at a slot that is not ready takes two. The other half of the ring is bisected.
     for loads in [loads_of_a_join, loads_of_a_lap] {
         assert!(
-            (MOST_LOOKS..=2 * MOST_LOOKS + 16).contains(&loads),
+            (MOST_LOOKS..=2 * (MOST_LOOKS + 18) + 16).contains(&loads),
             "{loads} loads for {MOST_LOOKS} looks"
         );
+    }
+}
+
+#[test]
+fn search_of_a_vast_ring_ends_whatever_is_written_while_the_rest_is_bisected() {
+    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
+    let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
+        .map(|_| AtomicU64::new(0))
+        .collect();
+    memory[HEAD_WORD].store((3 * MOST_LOOKS) << 1, Ordering::Relaxed);
+    for seed in 0..4 {
+        for sequence in 2 * MOST_LOOKS..3 * MOST_LOOKS {
+            memory[geometry.slot_at(sequence)].store(ready(sequence), Ordering::Relaxed);
+        }
+        let (loads, mut random) = (Rc::new(Cell::new(0)), Random(seed));
+        let counted = loads.clone();
+        // What is looked at first was gone before; of the rest he takes what he likes as it is looked at.
+        let tempt = move |word: &AtomicU64| {
+            counted.set(counted.get() + 1);
+            if counted.get() > 2 * MOST_LOOKS && random.below(2) == 0 {
+                word.store(0, Ordering::Relaxed);
+            }
+        };
+
+        let start = watch::during(tempt, || oldest(&geometry, Words::new(&memory), 0));
+
+        assert!((2 * MOST_LOOKS..=3 * MOST_LOOKS).contains(&start), "{start}");
+        assert!(loads.get() <= 2 * MOST_LOOKS + 4 * 18 + 8, "{} loads", loads.get());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::flush::{Flushing, LEAST_SLOTS, LONGEST_BYTES, flush_behind};
 use super::view::View;
 use super::{
-    BODY, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, MOST_LOOKS, STAMP, TAG, TIMESTAMP, ended, head,
+    BODY, LARGE, LENGTH, LINE_BYTES, LINE_WORDS, MAX_SEQUENCE, STAMP, TAG, TIMESTAMP, ended, first_retained, head,
     is_retained, ready, writing,
 };
 use crate::copy;
@@ -321,7 +321,7 @@ impl Reader {
         self.lapped(words)
     }
 
-    /// Moves the cursor past what was overwritten. Looks at 131,072 slots at most.
+    /// Moves the cursor past what was overwritten. Looks as [`first_retained`] does.
     fn lapped(&mut self, words: Words<'_>) -> Obstacle {
         let first = self.cursor;
         if first >= MAX_SEQUENCE {
@@ -335,13 +335,11 @@ impl Reader {
             OnLap::Newest => (first + 1).max(head.saturating_sub(1)),
             OnLap::Retained => {
                 let start = (first + 1).max(head.saturating_sub(slots - slots / 4 * share));
-                let is_retained = |next, slack| is_retained(&self.geometry, words, next, slack);
                 let slack = self.geometry.arena_words() / 4 * share;
                 // A message may be so large that only the newest of its kind is there at all.
-                let newest = || (start..head).next_back().filter(|&next| is_retained(next, 0));
-                (start..head)
-                    .take(MOST_LOOKS)
-                    .find(|&next| is_retained(next, slack))
+                let is_there = |&next: &u64| is_retained(&self.geometry, words, next, 0);
+                let newest = || (start..head).next_back().filter(is_there);
+                first_retained(&self.geometry, words, start..head, slack)
                     .or_else(newest)
                     .unwrap_or(start.max(head))
             }

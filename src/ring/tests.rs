@@ -6,7 +6,7 @@ use crate::sync::AtomicU64;
 use crate::words::WORD_BYTES;
 
 pub(super) struct Ring {
-    memory: Vec<AtomicU64>,
+    pub(super) memory: Vec<AtomicU64>,
     pub(super) writer: Writer,
 }
 

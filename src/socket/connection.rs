@@ -484,11 +484,12 @@ pub(super) fn millis(duration: Duration) -> u32 {
 
 /// Where delivery starts, and how many of the messages asked for are gone.
 pub(super) fn starting_place(meant: Incarnation, join: Join, segment: &Segment) -> (u64, u64) {
-    let oldest = || Join::Oldest.resolve(segment);
     match join {
-        Join::Sequence(_) if meant != Incarnation::NIL && meant != segment.header().incarnation() => (oldest(), 0),
+        Join::Sequence(_) if meant != Incarnation::NIL && meant != segment.header().incarnation() => {
+            (Join::Oldest.resolve(segment), 0)
+        }
         Join::Sequence(sequence) => {
-            let first = oldest().max(sequence).min(ring::MAX_SEQUENCE);
+            let first = ring::oldest(segment.geometry(), segment.words(), sequence.min(ring::MAX_SEQUENCE));
             (first, first.saturating_sub(sequence))
         }
         Join::New | Join::Latest(_) | Join::Oldest => (join.resolve(segment), 0),

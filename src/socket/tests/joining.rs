@@ -44,6 +44,29 @@ fn sequence_that_is_gone_is_told_as_missed_before_the_first_message() {
 }
 
 #[test]
+fn who_joins_a_vast_ring_gets_what_it_still_has() {
+    let long = [7; 64];
+    // The arena holds 64 of them at most.
+    let geometry = Geometry::new(1 << 18, 64, 4096, None).unwrap();
+    let mut host = Host::of(geometry, Owned::private, None, |_| {});
+    for _ in 0..140_000 {
+        host.publish(&long);
+    }
+
+    let mut resumed = host.join(Join::Sequence(139_980));
+    let mut late = host.join(Join::Sequence(139_800));
+    let mut oldest = host.join(Join::Oldest);
+
+    expect(&mut resumed, 139_980, &long);
+    let first = oldest.hello().oldest;
+    assert!((139_930..139_950).contains(&first), "{first}");
+    let missed = first - 139_800;
+    assert_eq!(receive(&mut late), Poll::Lapped { first: 139_800, missed });
+    expect(&mut late, first, &long);
+    expect(&mut oldest, first, &long);
+}
+
+#[test]
 fn resumed_subscriber_goes_on_at_the_next_sequence() {
     let mut host = Host::new(|_| {});
     for i in 0..10_u8 {
