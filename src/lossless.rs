@@ -92,6 +92,8 @@ struct Lease {
     /// Closed by the kernel when this process ends, however that happens: so the server knows.
     _connection: TcpStream,
     policy: LosslessPolicy,
+    /// Messages before this one were never claimed.
+    first: u64,
     /// Messages before this one may still be overwritten by one that was under way when the claim was made, until this
     /// one is there.
     live: u64,
@@ -136,6 +138,7 @@ impl Lease {
             control,
             _connection: connection,
             policy: offer.policy,
+            first: agreed.first,
             live,
             light: bell::join_barriers(),
         })

@@ -75,25 +75,31 @@ impl<'a> ClaimWords<'a> {
 
 /// Tells whether the message that a lossless subscriber wants next can be overwritten while it looks at it.
 ///
-/// When the claim was made one message could be under way that had passed the gate before: `live`. It may overwrite
-/// messages from before the claim, until it is there. Those behind it waited at the gate.
+/// Nothing before `first` is claimed: it can be overwritten at any time. When the claim was made one message could be under
+/// way that had passed the gate before: `live`. It may overwrite claimed messages before it, until it is there. Those behind
+/// it waited at the gate.
 #[derive(Debug)]
 pub(crate) struct Settling {
+    first: u64,
     live: u64,
     is_over: bool,
 }
 
 impl Settling {
-    pub(crate) const fn new(live: u64) -> Self {
-        Self { live, is_over: false }
+    pub(crate) const fn new(first: u64, live: u64) -> Self {
+        Self {
+            first,
+            live,
+            is_over: false,
+        }
     }
 
-    /// Whether the message at `cursor` stays as it is while it is claimed, provided that a poll after this finds it.
-    /// `is_there` tells whether a message is.
+    /// Whether the message at `cursor`, which never goes back, stays as it is until it is given back, provided that a poll
+    /// after this finds it. `is_there` tells whether a message is.
     #[inline]
     pub(crate) fn is_safe(&mut self, cursor: u64, is_there: impl FnOnce(u64) -> bool) -> bool {
-        self.is_over = self.is_over || is_there(self.live);
-        self.is_over || cursor >= self.live
+        self.is_over = self.is_over || cursor >= self.first && (cursor >= self.live || is_there(self.live));
+        self.is_over
     }
 }
 

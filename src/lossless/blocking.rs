@@ -46,11 +46,15 @@ impl BlockingSubscriber {
     pub fn open(found: &Found, join: Join, timeout: Duration) -> Result<Self, LosslessError> {
         let mut subscriber = Subscriber::open(found, Join::New).map_err(LosslessError::Attach)?;
         let lease = Lease::take(&mut subscriber, found, join, timeout)?;
+        Self::with_lease(subscriber, lease)
+    }
+
+    pub(super) fn with_lease(mut subscriber: Subscriber, lease: Lease) -> Result<Self, LosslessError> {
         subscriber.parts().0.set_lending();
         match lease.policy {
             LosslessPolicy::Block => Ok(Self {
                 subscriber: RefCell::new(subscriber),
-                settling: RefCell::new(Settling::new(lease.live)),
+                settling: RefCell::new(Settling::new(lease.first, lease.live)),
                 lease,
                 lent: RefCell::default(),
             }),
@@ -68,7 +72,8 @@ impl BlockingSubscriber {
     }
 
     /// Looks once for the next message, and lends it. Never blocks. Copies nothing, but for messages that were there
-    /// before this subscriber was and might still be overwritten: those, until the next message is published.
+    /// before this subscriber was and might still be overwritten: those that it could not claim, and until the next message
+    /// is published all of them.
     pub fn poll(&self) -> Poll<Held<'_>> {
         let mut subscriber = self.subscriber.borrow_mut();
         let (reader, words) = subscriber.parts();
@@ -200,9 +205,9 @@ unsafe fn look<'s>(course: &mut Course<'_, '_>, settling: &mut Settling) -> Poll
         let bytes = view.words().as_ptr().cast::<u8>();
         // SAFETY:
         // - the words of a view hold its `len` bytes, initialised, in the mapping;
-        // - nobody stores to them for as long: the publisher overwrites nothing from the oldest claimed message on (gate.rs,
-        //   C1 with C2), and no message is under way that passed the gate before the claim did. The ring checks this one
-        //   after this, and nobody looks at the bytes before that;
+        // - nobody stores to them for as long: this message is claimed, the publisher overwrites nothing from the oldest claimed
+        //   one on (gate.rs, C1 with C2), and no message is under way that passed the gate before the claim did. The ring
+        //   checks this one after this, and nobody looks at the bytes before that;
         // - a server that breaks the protocol could store to them. It runs as this user, or the control segment would not
         //   have been opened, and so could write all memory of this process.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(bytes, view.len()) })

@@ -469,6 +469,33 @@ fn claim_that_the_server_may_have_taken_back_is_not_believed() {
 }
 
 #[test]
+fn what_was_never_claimed_is_copied_although_the_next_message_is_there() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    stage.publish(0..5);
+    let found = stage.found();
+    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
+    let request = Request::of(found.info.incarnation, Join::New, Delivery::Leased);
+    let addresses = found.info.socket.unwrap().addresses;
+    let (_, mut agreed) = agree_with_any(&addresses, request, PATIENCE).unwrap();
+    // As if messages 3 and 4 had seemed to be gone.
+    assert_eq!((agreed.first, agreed.missed), (5, 0));
+    agreed.missed = 2;
+    let lease = Lease::begin(&mut subscriber, agreed).unwrap();
+    let subscriber = BlockingSubscriber::with_lease(subscriber, lease).unwrap();
+    stage.publish(5..6);
+
+    let held: Vec<_> = values((0..3).map(|_| subscriber.poll()).collect()).collect();
+
+    // The last of these takes the slot of message 3.
+    stage.publish(6..12);
+    assert_eq!(held.iter().map(|held| number(held)).collect::<Vec<_>>(), [3, 4, 5]);
+    assert_eq!(
+        held.iter().map(Held::is_in_place).collect::<Vec<_>>(),
+        [false, false, true]
+    );
+}
+
+#[test]
 fn control_segments_are_gone_once_they_are_mapped() {
     let stage = Stage::new(Some(LosslessPolicy::Block));
     let _subscriber = stage.lossless(Join::New);
