@@ -139,7 +139,8 @@ impl Subscriber {
     }
 
     /// Attaches segment `id`, read-only, and joins its stream. `expected` is the incarnation that the info file names;
-    /// [`Incarnation::NIL`] takes any. `owner` is the owner of that file, which must own the segment, too.
+    /// [`Incarnation::NIL`] takes any. `owner` is the owner of that file, which must own the segment, too; users outside
+    /// this user namespace are not told apart (see [`Trust`](crate::discovery::Trust)).
     ///
     /// # Errors
     /// Why the segment cannot be attached or is not believed.

@@ -1,6 +1,7 @@
 //! One entry of an info directory: a server that announced itself, or the reason why the entry is not believed.
 
 use super::candidate::{Candidate, Refusal};
+use super::users::uid_of_outsiders;
 use super::{Info, InfoError, ServerName, Trust};
 use crate::sys;
 use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
@@ -44,7 +45,7 @@ pub struct Found {
     pub path: PathBuf,
     /// What it says.
     pub info: Info,
-    /// The user who owns the file, as the kernel says. The creator of the segment must be the same.
+    /// The user who owns the file, as the kernel says in this user namespace. The creator of the segment must be the same.
     pub owner_uid: u32,
     /// Bytes of the largest ring that is attached for it, as [`Trust`] says.
     pub attach_limit: u64,
@@ -162,8 +163,14 @@ pub(super) fn read_at(
 /// Decides by what the kernel says of the open file whether to read it at all; gives its owner.
 fn check(candidate: &Candidate, directory_owner: u32, trust: &Trust) -> Result<u32, EntryError> {
     let Candidate { metadata, .. } = candidate;
-    if !trust.believes(metadata.uid(), directory_owner) {
-        return Err(EntryError::Stranger { uid: metadata.uid() });
+    let uid = metadata.uid();
+    let outsiders = uid_of_outsiders();
+    if !trust.believes(uid, directory_owner, outsiders) {
+        return Err(if outsiders == Some(uid) {
+            EntryError::Outsider { uid }
+        } else {
+            EntryError::Stranger { uid }
+        });
     }
     if metadata.mode() & 0o022 != 0 && !trust.believes_writable() {
         return Err(EntryError::Writable {
@@ -178,7 +185,7 @@ fn check(candidate: &Candidate, directory_owner: u32, trust: &Trust) -> Result<u
     if metadata.len() > Info::MAX_BYTES as u64 {
         return Err(EntryError::TooLarge { bytes: metadata.len() });
     }
-    Ok(metadata.uid())
+    Ok(uid)
 }
 
 /// Why an entry is not believed.
@@ -209,6 +216,11 @@ pub enum EntryError {
     /// It belongs to a user who is not trusted.
     Stranger {
         /// That user.
+        uid: u32,
+    },
+    /// It belongs to a user outside this user namespace. All of those have one id in here and cannot be told apart.
+    Outsider {
+        /// That id.
         uid: u32,
     },
     /// Others than its owner may write it.
@@ -281,6 +293,13 @@ impl fmt::Display for EntryError {
                 write!(
                     f,
                     "belongs to user {uid}, who is not trusted; trust that user, or remove it"
+                )
+            }
+            Self::Outsider { uid } => {
+                write!(
+                    f,
+                    "belongs to a user outside this user namespace, in which they all are user {uid} and cannot be told \
+                     apart; --trust-uid {uid} trusts all of them"
                 )
             }
             Self::Writable { mode } => {

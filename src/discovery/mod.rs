@@ -31,6 +31,7 @@ mod info;
 
 mod candidate;
 mod trust;
+mod users;
 
 mod announce_error;
 mod announcement;

@@ -8,6 +8,7 @@ mod confined;
 mod bad_entries;
 mod crowd;
 mod directories;
+mod outsiders;
 mod squatters;
 mod storm;
 

@@ -59,7 +59,7 @@ pub(crate) struct Args {
     pub(crate) truncate: Option<u64>,
 
     /// Believe info files of this user too, or of anyone. Those of root, of yourself and of the directory's owner always
-    /// are
+    /// are. In a user namespace all users outside it have one id, commonly 65534
     #[arg(long, value_name = "UID|any", value_parser = trusted)]
     pub(crate) trust_uid: Vec<Trusted>,
 
