@@ -9,12 +9,15 @@
 //! All mapping and its `unsafe` is in this file. What is lent out are words: `&[AtomicU64]` to the one publisher,
 //! [`Words`] that can only load to everybody else.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::{io, ptr, slice};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
+use rustix::param::page_size;
 
 use self::pages::SizedPages;
 use crate::causes::with_causes;
@@ -181,7 +184,7 @@ impl Segment {
     /// [`USUAL_ATTACH_LIMIT`].
     ///
     /// An id is no identity: compare [`Segment::header`]'s incarnation with the one expected before anything else is
-    /// believed. Costs three system calls.
+    /// believed. Costs a few system calls and a look at the list of this process's mappings, 40 to 200 us.
     ///
     /// # Errors
     /// What the kernel refused, or what is wrong with the header.
@@ -203,6 +206,8 @@ impl Segment {
                 mapped: mapped as u64,
             });
         }
+        let unbacked = |source| AttachError::Unbacked { id, source };
+        mapping.populate(HEADER_BYTES).map_err(unbacked)?;
         let mut bytes = [0; HEADER_BYTES];
         Words::new(mapping.words()).copy_to(&mut bytes);
         let header = Header::read(&bytes).map_err(AttachError::Header)?;
@@ -218,6 +223,10 @@ impl Segment {
                 bytes: geometry.segment_bytes() as u64,
                 limit,
             });
+        }
+        // Where too few of these are set aside a load ends in a signal. For usual pages there is the memory of the machine.
+        if mapping.may_be_huge() {
+            mapping.populate(mapped).map_err(unbacked)?;
         }
         Ok(Self {
             memory: Memory::Shared { id, mapping },
@@ -242,7 +251,9 @@ impl Segment {
     pub fn prefault(&self) {
         let words = &self.memory.words()[..self.geometry.segment_bytes() / WORD_BYTES];
         if let Memory::Shared { mapping, .. } = &self.memory {
-            mapping.populate(words.len() * WORD_BYTES);
+            // What it refuses, or did before Linux 5.14, is left to the faults.
+            let populated = mapping.populate(words.len() * WORD_BYTES);
+            log::trace!("mapping {} words in advance: {populated:?}", words.len());
         }
         for word in words.iter().step_by(PAGE_WORDS) {
             std::hint::black_box(word.load(Ordering::Relaxed));
@@ -355,12 +366,38 @@ impl Mapping {
         }
     }
 
-    /// Lets the kernel map the first `bytes` bytes at once, in half the time that a fault for each page takes. What it
-    /// refuses, or did before Linux 5.14, is left to the faults.
-    fn populate(&self, bytes: usize) {
+    /// Lets the kernel map the first `bytes` bytes at once, in half the time that a fault for each page takes. A page that
+    /// cannot be had is an error here, and would be a signal at the first load. Before Linux 5.14 nothing is done.
+    fn populate(&self, bytes: usize) -> io::Result<()> {
         // SAFETY: these are addresses of this mapping, and the advice changes nothing that they hold.
         let advised = unsafe { madvise(self.base.as_ptr().cast(), bytes, Advice::LinuxPopulateRead) };
-        log::trace!("mapping {bytes} bytes in advance: {advised:?}");
+        match advised {
+            Err(Errno::INVAL) => Ok(()),
+            advised => advised.map_err(io::Error::from),
+        }
+    }
+
+    /// Says whether it consists of huge pages that are set aside. Also if that cannot be found out.
+    fn may_be_huge(&self) -> bool {
+        self.page_bytes().is_none_or(|bytes| bytes > page_size())
+    }
+
+    /// Bytes of one of its pages, from /proc/self/smaps (proc_pid_smaps(5)). Transparent huge pages count as usual ones.
+    fn page_bytes(&self) -> Option<usize> {
+        let start = format!("{:08x}-", self.base.addr());
+        let lines = BufReader::new(File::open("/proc/self/smaps").ok()?).split(b'\n');
+        let mut lines = lines
+            .map_while(Result::ok)
+            .skip_while(|line| !line.starts_with(start.as_bytes()));
+        let kib = lines.find_map(|line| {
+            let text = str::from_utf8(&line).ok()?;
+            text.strip_prefix("KernelPageSize:")?
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<usize>()
+                .ok()
+        });
+        Some(kib? << 10)
     }
 
     #[inline]

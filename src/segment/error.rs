@@ -172,6 +172,13 @@ pub enum AttachError {
         /// Bytes that it has.
         mapped: u64,
     },
+    /// It has pages that there is no memory for.
+    Unbacked {
+        /// The id that was tried.
+        id: i32,
+        /// What it failed with.
+        source: io::Error,
+    },
     /// The ring is larger than this reader takes.
     TooLarge {
         /// Bytes that it has.
@@ -229,6 +236,11 @@ impl fmt::Display for AttachError {
             Self::Truncated { needed, mapped } => {
                 write!(f, "segment header asks for {needed} bytes but only {mapped} are mapped")
             }
+            Self::Unbacked { id, .. } => write!(
+                f,
+                "segment {id} has pages that its server put no memory behind, and the kernel has none for them: restart the \
+                 server"
+            ),
             Self::TooLarge { bytes, limit } => write!(
                 f,
                 "the ring has {bytes} bytes, and this reader takes up to {limit}: allow it more (`client --max-segment`) if \
@@ -252,7 +264,7 @@ impl fmt::Display for AttachError {
 impl std::error::Error for AttachError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Os { source, .. } => Some(source),
+            Self::Os { source, .. } | Self::Unbacked { source, .. } => Some(source),
             Self::Header(error) => std::error::Error::source(error),
             _ => None,
         }

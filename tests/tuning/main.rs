@@ -9,6 +9,8 @@ mod confined;
 mod cpus;
 mod memory;
 mod spin;
+#[expect(unsafe_code, reason = "a segment as a stranger lays it")]
+mod unbacked;
 
 use std::fs;
 

@@ -12,13 +12,13 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// Whoever looks at or changes the settings of the machine does so alone.
-fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A setting of the kernel that is changed for as long as this lives.
-struct Changed {
+pub struct Changed {
     path: PathBuf,
     before: String,
 }
@@ -42,12 +42,12 @@ impl Drop for Changed {
     }
 }
 
-fn count(name: &str) -> Option<u64> {
+pub fn count(name: &str) -> Option<u64> {
     fs::read_to_string(Path::new(POOL).join(name)).ok()?.trim().parse().ok()
 }
 
 /// Sets more huge pages of 2 MiB aside, so that so many are free.
-fn reserve(pages: u64) -> Option<Changed> {
+pub fn reserve(pages: u64) -> Option<Changed> {
     let (Some(total), Some(free)) = (count("nr_hugepages"), count("free_hugepages")) else {
         skip("the kernel has no huge pages of 2 MiB");
         return None;
