@@ -37,6 +37,9 @@ pub use pages::{HugePages, Pages};
 /// longest message a reader can be made to copy anyway.
 pub const USUAL_ATTACH_LIMIT: u64 = 2 << 30;
 
+/// What a segment may be rounded up to: a whole number of huge pages of the usual size.
+const ROUNDED_TO: u64 = 2 << 20;
+
 /// Words of a page, the unit in which memory is touched.
 const PAGE_WORDS: usize = 4096 / WORD_BYTES;
 
@@ -193,11 +196,17 @@ impl Segment {
     }
 
     /// As [`Segment::attach`], for a ring of up to `limit` bytes. A segment may be larger than the memory that was ever
-    /// put behind it, and then it is the reader who pays for each page that it looks at: for all of it, in the end.
+    /// put behind it, and then it is the reader who pays for each page that it looks at: for all of it, in the end. One
+    /// that is larger by 2 MiB or more, as a small ring in a huge page of 1 GiB is, is not even mapped.
     ///
     /// # Errors
     /// As [`Segment::attach`].
     pub fn attach_up_to(id: i32, limit: u64) -> Result<Self, AttachError> {
+        // Before it is mapped: after mlockall(2) the kernel gets all of the pages then.
+        let bytes = status(id).map_err(|source| AttachError::of_shmctl(id, source))?.bytes as u64;
+        if bytes > limit.saturating_add(ROUNDED_TO - 1) {
+            return Err(AttachError::TooLarge { bytes, limit });
+        }
         let mapping = Mapping::attach(id, libc::SHM_RDONLY).map_err(|source| AttachError::of_shmat(id, source))?;
         let mapped = mapping.words * WORD_BYTES;
         if mapped < HEADER_BYTES {

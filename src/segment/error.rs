@@ -179,7 +179,7 @@ pub enum AttachError {
         /// What it failed with.
         source: io::Error,
     },
-    /// The ring is larger than this reader takes.
+    /// The ring, or its segment, is larger than this reader takes.
     TooLarge {
         /// Bytes that it has.
         bytes: u64,
@@ -243,8 +243,8 @@ impl fmt::Display for AttachError {
             ),
             Self::TooLarge { bytes, limit } => write!(
                 f,
-                "the ring has {bytes} bytes, and this reader takes up to {limit}: allow it more (`client --max-segment`) if \
-                 it may pay for that much memory"
+                "the ring takes {bytes} bytes, and this reader attaches up to {limit}: allow it more (`client \
+                 --max-segment`) if it may pay for that much memory"
             ),
             Self::Header(error) => error.fmt(f),
             Self::Foreign { id, expected, found } => write!(

@@ -119,9 +119,14 @@ fn resident_bytes(id: i32) -> u64 {
 
 /// A segment for `geometry` with nothing but a header in it, and no memory behind the rest.
 fn sparse(geometry: &Geometry) -> (i32, Mapping) {
+    sparse_of(geometry.segment_bytes(), geometry)
+}
+
+/// As [`sparse`], of so many bytes.
+fn sparse_of(bytes: usize, geometry: &Geometry) -> (i32, Mapping) {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | libc::SHM_NORESERVE | 0o600;
     // SAFETY: shmget takes and returns plain numbers.
-    let id = unsafe { libc::shmget(libc::IPC_PRIVATE, geometry.segment_bytes(), flags) };
+    let id = unsafe { libc::shmget(libc::IPC_PRIVATE, bytes, flags) };
     assert!(id >= 0, "{}", io::Error::last_os_error());
     let mapping = Mapping::attach(id, 0).unwrap();
     shm_remove(id).unwrap();
@@ -153,6 +158,34 @@ fn ring_of_a_gibibyte_is_attached_unless_less_is_allowed() {
     let bytes = geometry.segment_bytes() as u64;
 
     assert!(Segment::attach(id).is_ok());
+    assert!(Segment::attach_up_to(id, bytes).is_ok());
+    assert!(matches!(
+        Segment::attach_up_to(id, bytes - 1),
+        Err(AttachError::TooLarge { .. })
+    ));
+}
+
+#[test]
+fn segment_that_is_larger_than_allowed_is_not_even_mapped() {
+    let id = shm_create(64 << 20, libc::SHM_NORESERVE).unwrap();
+
+    let outcome = Segment::attach_up_to(id, 16 << 20);
+
+    let last_mapped_by = raw_status(id).unwrap().shm_lpid;
+    shm_remove(id).unwrap();
+    let Err(AttachError::TooLarge { bytes, limit }) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((bytes, limit), (64 << 20, 16 << 20));
+    assert_eq!(last_mapped_by, 0, "a process has mapped it");
+}
+
+#[test]
+fn ring_is_no_larger_for_what_its_segment_was_rounded_up_to() {
+    let geometry = Geometry::new(64, 128, 4096, None).unwrap();
+    let (id, _mapping) = sparse_of(2 << 20, &geometry);
+    let bytes = geometry.segment_bytes() as u64;
+
     assert!(Segment::attach_up_to(id, bytes).is_ok());
     assert!(matches!(
         Segment::attach_up_to(id, bytes - 1),
