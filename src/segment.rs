@@ -108,13 +108,11 @@ impl Owned {
             return Self::create_of(header, geometry, access, pages);
         }
         let with = |huge| Self::create_of(header, geometry, access, Pages { huge, ..pages });
-        match with(HugePages::Require) {
-            Err(error @ CreateError::HugePages { .. }) => {
-                log::warn!("{}; going on with pages of the usual size", with_causes(&error));
-                with(HugePages::Off)
-            }
-            outcome => outcome,
-        }
+        with(HugePages::Require).or_else(|error| {
+            // Whatever it is: a limit may leave room for the ring, and none for what it is rounded up to.
+            log::warn!("{}; going on with pages of the usual size", with_causes(&error));
+            with(HugePages::Off)
+        })
     }
 
     fn create_of(header: Header, geometry: Geometry, access: Access, pages: Pages) -> Result<Self, CreateError> {

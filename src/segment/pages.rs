@@ -29,7 +29,8 @@ pub enum HugePages {
     /// Pages of the usual size.
     #[default]
     Off,
-    /// Explicit huge pages if they are to be had; else those of the usual size, and a warning in the log says why.
+    /// Explicit huge pages if they are to be had, within all limits; else those of the usual size, and a warning in the log
+    /// says why.
     Try,
     /// Explicit huge pages, or none at all: a server that does not get them does not start.
     Require,

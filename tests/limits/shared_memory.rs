@@ -69,6 +69,36 @@ fn ids_and_pages_of_others_count() {
     }
 }
 
+/// In huge pages of 2 MiB or more the same ring takes 4 MiB or more.
+#[test]
+fn limit_that_is_too_low_for_huge_pages_alone_is_no_error_for_who_only_tries() {
+    if !possible() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let run = |shmmax: u32| {
+        let script = format!("echo {shmmax} > /proc/sys/kernel/shmmax");
+        let command = brief_server(directory.path(), "--huge-pages try");
+        run_behind("", &script, directory.path(), command)
+    };
+
+    let started = run(3 << 20);
+    assert_eq!(started.ended.code, Some(0), "{started:#?}");
+    assert!(started.left.is_empty(), "{started:#?}");
+    let told = started.ended.told();
+    assert!(told.contains("going on with pages of the usual size"), "{told}");
+
+    // What is too low for both is told of pages of the usual size.
+    let refused = run(2_166_783);
+    assert_eq!(refused.ended.code, Some(1), "{refused:#?}");
+    assert!(refused.left.is_empty(), "{refused:#?}");
+    let told = refused.ended.errors.last().unwrap();
+    assert!(
+        told.contains("2166784 bytes but kernel.shmmax leaves 2166783"),
+        "{told}"
+    );
+}
+
 #[test]
 fn server_without_shared_memory_minds_no_limit_of_it() {
     if !possible() {
