@@ -114,3 +114,26 @@ fn full_dev_shm_is_an_error_for_those_who_need_it_and_harms_nobody_else() {
         while json.next().is_some_and(|value| value["type"] != "ended") {}
     }
 }
+
+/// A tmpfs without a limit says that it has no blocks, and none free.
+#[test]
+fn dev_shm_without_a_size_has_room() {
+    let script = "mount -t tmpfs -o size=0 none /dev/shm && exec \"$@\"";
+    let world = ["unshare", "--mount", "sh", "-c", script, "sh"];
+    if !world_is_possible(&world) {
+        return;
+    }
+    let mut server = Server::start_in(
+        &world,
+        &directory(),
+        "--generate --rate max --slots 256 --lossless block",
+    );
+    let pid = server.process.pid().as_raw_nonzero().to_string();
+    let inside = ["nsenter", "--mount", "--target", &pid];
+    let mut client = server.client(&inside, "--follow --lossless --format json");
+    let json = client.json();
+
+    let attached = json.expect_while_lives("attached", &mut server.process);
+
+    assert_eq!(attached["transport"], "shm", "{attached}");
+}
