@@ -185,7 +185,8 @@ impl Segment {
     /// [`USUAL_ATTACH_LIMIT`].
     ///
     /// An id is no identity: compare [`Segment::header`]'s incarnation with the one expected before anything else is
-    /// believed. Costs a few system calls and a look at the list of this process's mappings, 40 to 200 us.
+    /// believed. Costs a few system calls; where memory is locked, or kernels are older than 5.4, a look at the list of this
+    /// process's mappings as well, 40 us and more.
     ///
     /// # Errors
     /// What the kernel refused, or what is wrong with the header.
@@ -386,7 +387,10 @@ impl Mapping {
 
     /// Says whether it consists of huge pages that are set aside. Also if that cannot be found out.
     fn may_be_huge(&self) -> bool {
-        self.page_bytes().is_none_or(|bytes| bytes > page_size())
+        // SAFETY: this is a page of this mapping, and the advice changes nothing that it holds.
+        let advised = unsafe { madvise(self.base.as_ptr().cast(), page_size(), Advice::LinuxCold) };
+        // Only usual pages that are not locked can be cold (madvise(2)). The list of pages is long in a large process.
+        advised.is_err() && self.page_bytes().is_none_or(|bytes| bytes > page_size())
     }
 
     /// Bytes of one of its pages, from /proc/self/smaps (proc_pid_smaps(5)). Transparent huge pages count as usual ones.
