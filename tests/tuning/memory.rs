@@ -1,8 +1,9 @@
 //! What a ring's memory is made of: huge pages, locked pages, pages that are there before they are needed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::confined::{
     Process, brief_server, client, is_possible, is_root, run, server, set_up, skip, wait_until, within, world,
@@ -11,10 +12,11 @@ use super::confined::{
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// Whoever looks at or changes the settings of the machine does so alone.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whoever looks at or changes the settings of the machine does so alone, also among the processes that run tests.
+pub fn alone() -> Option<File> {
+    let settings = File::open("/sys/kernel/mm").ok()?;
+    flock(&settings, FlockOperation::LockExclusive).unwrap();
+    Some(settings)
 }
 
 /// A setting of the kernel that is changed for as long as this lives.
