@@ -11,6 +11,9 @@
 //! fail. Two rules make that harmless. The question "is it held?" asks for a conflicting *write* lock only, which no
 //! reader can have. And nobody ever takes a write lock on a file that a stranger may already have opened: a new
 //! server locks its own new file while its mode is still 0600, and decides about an old file by that question alone.
+//!
+//! A control segment stays 0600, so that no stranger comes to it. The server has a lock on its byte 0, the subscriber one on
+//! the byte behind it (`control.rs`).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -31,13 +34,21 @@ pub(crate) fn futex_word(word: &AtomicU64) -> &AtomicU32 {
 
 /// Takes the write lock on byte 0 of the open file `file` if nobody else has a lock there. Never blocks.
 ///
+/// # Errors
+/// As [`try_write_lock_at`].
+pub(crate) fn try_write_lock(file: impl AsFd) -> io::Result<bool> {
+    try_write_lock_at(file, 0)
+}
+
+/// Takes the write lock on one byte of the open file `file` if nobody else has a lock there. Never blocks.
+///
 /// `Ok(false)` says that another open file has a lock on it, be it a read lock.
 ///
 /// # Errors
 /// `EBADF` unless `file` is open for writing; `ENOLCK`, `EOPNOTSUPP` or `EINVAL` where the file system or the kernel
 /// has no such locks.
-pub(crate) fn try_write_lock(file: impl AsFd) -> io::Result<bool> {
-    let mut lock = first_byte(libc::F_WRLCK);
+pub(crate) fn try_write_lock_at(file: impl AsFd, byte: libc::off_t) -> io::Result<bool> {
+    let mut lock = of_byte(byte, libc::F_WRLCK);
     match fcntl_lock(file, libc::F_OFD_SETLK, &mut lock) {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
@@ -54,17 +65,17 @@ pub(crate) fn try_write_lock(file: impl AsFd) -> io::Result<bool> {
 /// `ENOLCK`, `EOPNOTSUPP` or `EINVAL` where the file system or the kernel has no such locks.
 pub(crate) fn write_lock_is_held(file: impl AsFd) -> io::Result<bool> {
     // What would keep us from a read lock? Only somebody's write lock.
-    let mut lock = first_byte(libc::F_RDLCK);
+    let mut lock = of_byte(0, libc::F_RDLCK);
     fcntl_lock(file, libc::F_OFD_GETLK, &mut lock)?;
     Ok(i32::from(lock.l_type) == libc::F_WRLCK)
 }
 
-/// The lock request for byte 0. `l_pid` is 0, as OFD locks demand.
-fn first_byte(kind: i32) -> libc::flock {
+/// The lock request for one byte. `l_pid` is 0, as OFD locks demand.
+fn of_byte(byte: libc::off_t, kind: i32) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
+        l_start: byte,
         l_len: 1,
         l_pid: 0,
     }
