@@ -14,6 +14,19 @@
 //! is gone as soon as the subscriber has mapped it; until then the server holds a lock on it, so that what a killed
 //! server leaves can be told from what a live one needs ([`sweep`]). The latches are `BusyEvent`s of `raw_sync`, the
 //! one primitive of that crate which a `kill -9` cannot leave held.
+//!
+//! Whether the subscriber lives, another lock tells, which it has from before it maps the segment until it leaves. It
+//! belongs to the open file (`sys.rs`): the kernel frees it when the process is gone, however that happens, and the end of
+//! a connection does not.
+//!
+//! ```text
+//!       subscriber                                server, to take a claim back
+//!       lock byte 1, or give up                   lock byte 1, or leave the claim alone
+//!       ready = 1                                 evicted = 1; overwrite
+//!       evicted? give up                          unlock
+//! ```
+//!
+//! Only one of them can have the lock, and a subscriber that has it behind the server sees that it is evicted.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -38,6 +51,8 @@ const BYTES: usize = 4096;
 const MAGIC: u64 = u64::from_ne_bytes(*b"LAPCTRL\x01");
 const LATCHES_AT: usize = 64;
 const CLAIM_AT: usize = 128;
+/// The byte that the subscriber has locked. The server has locked the one before it.
+const SUBSCRIBERS_LOCK: libc::off_t = 1;
 /// Where the names of POSIX shared memory are (shm_overview(7)).
 const DIRECTORY: &str = "/dev/shm";
 /// Longest time from an object's appearance to its lock, on a machine that has much else to do.
@@ -61,6 +76,8 @@ pub enum ControlError {
     Name(String),
     /// It is not of this server.
     Foreign,
+    /// Another process is its subscriber, or the server is taking it back.
+    Taken,
     /// The system refused it.
     Os(io::Error),
 }
@@ -83,6 +100,7 @@ impl fmt::Display for ControlError {
             ),
             Self::Name(name) => write!(f, "the server named a control segment {name:?}, which is no such name"),
             Self::Foreign => f.write_str("the control segment is not of this server"),
+            Self::Taken => f.write_str("the control segment is locked by another process, or taken back: ask again"),
             Self::Os(_) => f.write_str("cannot map a control segment"),
         }
     }
@@ -124,8 +142,10 @@ pub(crate) struct Control {
     /// Mapped until this is dropped. Not the owner of the name: that is removed by [`Control::unlink`].
     memory: Shmem,
     latches: Mutex<Latches>,
-    /// The locked name, in the server until it is unlinked.
+    /// In the server until it is unlinked. Before `file`, so that no name is left without its lock.
     name: Mutex<Option<Name>>,
+    /// What the lock of this side belongs to; closed on exec.
+    file: OwnedFd,
 }
 
 struct Latches {
@@ -134,12 +154,9 @@ struct Latches {
     evicted: Box<dyn EventImpl>,
 }
 
-/// The name of an object, locked for as long as this lives; removed when it is dropped.
+/// The name of an object, removed when this is dropped.
 #[derive(Debug)]
-struct Name {
-    name: String,
-    _lock: OwnedFd,
-}
+struct Name(String);
 
 // SAFETY: `Shmem` and `BusyEvent` are kept from it by the raw pointers in them alone. The memory stays mapped until drop,
 // on whichever thread; its words are accessed by atomics only, and the latches through the mutex.
@@ -153,13 +170,13 @@ impl Control {
         let [random, _]: [u64; 2] = incarnation_words(Incarnation::random().map_err(ControlError::Os)?);
         let name = format!("/{PREFIX}{incarnation}-{random:016x}");
         let mut memory = ShmemConf::new().os_id(&name).size(BYTES).create()?;
-        let lock = shm::open(&name, shm::OFlags::RDWR, Mode::empty())?;
+        let file = shm::open(&name, shm::OFlags::RDWR, Mode::empty())?;
         // A page that is not there yet would be asked for at the first touch, and a full file system answer with SIGBUS.
-        fs::fallocate(&lock, FallocateFlags::empty(), 0, BYTES as u64)?;
-        sys::try_write_lock(&lock).map_err(ControlError::Os)?;
+        fs::fallocate(&file, FallocateFlags::empty(), 0, BYTES as u64)?;
+        sys::try_write_lock(&file).map_err(ControlError::Os)?;
         // From here on `Name` removes it.
         memory.set_owner(false);
-        let name = Name { name, _lock: lock };
+        let name = Name(name);
         let latches = Latches::new(&memory, |memory| {
             // SAFETY: `memory` points at two bytes for a latch in a mapping of our own, as `Latches::new` says.
             unsafe { BusyEvent::new(memory, false) }
@@ -168,6 +185,7 @@ impl Control {
             memory,
             latches: Mutex::new(latches),
             name: Mutex::new(Some(name)),
+            file,
         };
         let words = control.words();
         for (word, value) in words[1..].iter().zip(incarnation_words(incarnation)) {
@@ -177,7 +195,8 @@ impl Control {
         Ok(control)
     }
 
-    /// Maps the one that the server `incarnation` named.
+    /// Maps the one that the server `incarnation` named, for its subscriber. As long as this lives the server sees that the
+    /// subscriber does, unless it has taken the claim back before: that [`Control::is_evicted`] tells from now on.
     pub(crate) fn open(name: &str, incarnation: Incarnation) -> Result<Self, ControlError> {
         let is_name = name.len() <= MAX_NAME_BYTES
             && name
@@ -195,6 +214,9 @@ impl Control {
         if fs::fstat(&file)?.st_uid != rustix::process::geteuid().as_raw() {
             return Err(ControlError::OtherUser);
         }
+        if !sys::try_write_lock_at(&file, SUBSCRIBERS_LOCK).map_err(ControlError::Os)? {
+            return Err(ControlError::Taken);
+        }
         let memory = ShmemConf::new().os_id(name).open()?;
         if memory.len() != BYTES {
             return Err(ControlError::Foreign);
@@ -207,6 +229,7 @@ impl Control {
             memory,
             latches: Mutex::new(latches),
             name: Mutex::new(None),
+            file,
         };
         let words = control.words();
         let is_ours = words[0].load(Ordering::Relaxed) == MAGIC
@@ -223,12 +246,19 @@ impl Control {
 
     /// The name by which the subscriber maps it, until it is unlinked.
     pub(crate) fn name(&self) -> Option<String> {
-        self.locked_name().as_ref().map(|name| name.name.clone())
+        self.locked_name().as_ref().map(|name| name.0.clone())
     }
 
     /// Removes the name: nobody can map it any more.
     pub(crate) fn unlink(&self) {
         self.locked_name().take();
+    }
+
+    /// In the server: takes the lock of a subscriber that is gone, or has not come. Returns whether it did; not as long as
+    /// the subscriber lives. Costs a system call.
+    pub(crate) fn take_back(&self) -> bool {
+        // Where there are no such locks there are no control segments. If the kernel has no memory it is asked again.
+        sys::try_write_lock_at(&self.file, SUBSCRIBERS_LOCK).unwrap_or(false)
     }
 
     pub(crate) fn claim(&self) -> ClaimWords<'_> {
@@ -326,10 +356,10 @@ fn incarnation_words(incarnation: Incarnation) -> [u64; 2] {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        if let Err(error) = shm::unlink(&self.name)
+        if let Err(error) = shm::unlink(&self.0)
             && error != Errno::NOENT
         {
-            log::warn!("cannot remove {DIRECTORY}{}: {error}", self.name);
+            log::warn!("cannot remove {DIRECTORY}{}: {error}", self.0);
         }
     }
 }
@@ -368,6 +398,8 @@ fn is_abandoned(name: &str) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -396,5 +428,26 @@ mod tests {
         assert_eq!(bytes()[128..136], 0x0102_u64.to_ne_bytes());
         assert_eq!(bytes()[256..264], 1_u64.to_ne_bytes());
         assert!(server.is_ready() && server.is_closing() && subscriber.is_evicted());
+    }
+
+    #[test]
+    fn subscriber_has_the_say_while_it_lives_and_none_comes_behind_the_server() {
+        let incarnation = Incarnation::from_bytes(*b"0123456789abcdef");
+        let server = Control::create(incarnation).unwrap();
+        let name = server.name().unwrap();
+        let open = || Control::open(&name, incarnation).map(drop);
+        let subscriber = Control::open(&name, incarnation).unwrap();
+
+        assert!(!server.take_back());
+        assert!(matches!(open(), Err(ControlError::Taken)));
+        drop(subscriber);
+
+        // Another test that starts a process at this moment may have a copy of the descriptor until its `exec`.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !server.take_back() {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        assert!(matches!(open(), Err(ControlError::Taken)));
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //!       subscriber                                server
 //!       CLAIM over the socket         ------>     makes a control segment, takes the claim
-//!       maps it, latch `ready`        <------     LEASE: where to start, its name
+//!       locks it, latch `ready`       <------     LEASE: where to start, its name
 //!       PROGRESS                      ------>     removes the name
 //!       reads in place; cursor = next             overwrites nothing from there on
-//!       (the connection stays open: the kernel tells the server when this process is gone)
+//!       (the lock: the kernel frees it when this process is gone, and the server asks when the connection ends)
 //! ```
+//!
+//! The claim lasts as long as the lock, whatever becomes of the connection: nobody here looks at that any more.
 //!
 //! There are two kinds. A [`LosslessSubscriber`] reads as a [`Subscriber`] does, through a view that is checked
 //! afterwards, so it may be evicted at any time. A [`BlockingSubscriber`] is lent `&[u8]` for as long as it likes and may
@@ -48,7 +50,7 @@ pub enum LosslessError {
     Control(ControlError),
     /// The server evicts those who are too slow, so that what it lends cannot be held.
     Evicts(LosslessPolicy),
-    /// This process took so long to map the control segment that the server may have taken the claim back.
+    /// The server had taken the claim back before this process had mapped the control segment.
     TooLate,
 }
 
@@ -88,8 +90,9 @@ impl std::error::Error for LosslessError {
 /// The right to have nothing overwritten that was not read. Dropping it gives it back.
 #[derive(Debug)]
 struct Lease {
+    /// The lock in it says that this process lives.
     control: Control,
-    /// Closed by the kernel when this process ends, however that happens: so the server knows.
+    /// Its end makes the server ask at once whether that is so.
     _connection: TcpStream,
     policy: LosslessPolicy,
     /// Messages before this one were never claimed.
@@ -100,9 +103,6 @@ struct Lease {
     /// The server makes the heavy half of barriers.
     light: bool,
 }
-
-/// How long after the server was asked a claim is believed. It takes one back that is not mapped within 5 s.
-const MAPPED_WITHIN: Duration = Duration::from_secs(4);
 
 impl Lease {
     /// Takes a lease for `subscriber`, and puts it where the lease begins.
@@ -119,11 +119,12 @@ impl Lease {
         let (Some((live, name)), Some(offer)) = (agreed.lease, agreed.offer) else {
             return Err(LosslessError::Socket(RemoteError::NotLossless));
         };
-        let control = Control::open(&name, subscriber.incarnation()).inspect(Control::set_ready);
-        if agreed.asked.elapsed() >= MAPPED_WITHIN {
+        let control = Control::open(&name, subscriber.incarnation()).map_err(LosslessError::Control)?;
+        control.set_ready();
+        // The server may have held its lock before.
+        if control.is_evicted() {
             return Err(LosslessError::TooLate);
         }
-        let control = control.map_err(LosslessError::Control)?;
         let mut mapped = Vec::new();
         ClientFrame::Progress { next: agreed.first }.append_to(&mut mapped);
         let mut connection = agreed.stream;
@@ -188,8 +189,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.control.set_closing();
-        let claim = self.control.claim();
-        bell::wake_publisher(claim);
+        bell::wake_publisher(self.control.claim());
     }
 }
 

@@ -181,6 +181,20 @@ impl Claim {
         }
     }
 
+    /// Takes it back, once its connection is over, unless a subscriber that lives goes on without: one that is not leaving,
+    /// and has mapped its control segment. Who maps it later finds that it was evicted. Returns whether it is void.
+    #[cfg(not(loom))]
+    pub(crate) fn take_back(&self) -> bool {
+        let is_over = match &self.home {
+            Home::Private(_) => true,
+            Home::Control(control) => self.is_evicted() || control.is_closing() || control.take_back(),
+        };
+        if is_over {
+            self.evict();
+        }
+        is_over
+    }
+
     pub(crate) fn is_evicted(&self) -> bool {
         self.evicted.load(Ordering::Relaxed)
     }

@@ -78,7 +78,7 @@ impl BlockingSubscriber {
         let mut subscriber = self.subscriber.borrow_mut();
         let (reader, words) = subscriber.parts();
         // SAFETY: the mapping is that of `self`, which what is lent borrows. It is claimed until `give_back`, which the `Held`
-        // calls when it is dropped.
+        // calls when it is dropped: the lease is that of `self` as well.
         let outcome = unsafe { look(&mut reader.course(words), &mut self.settling.borrow_mut()) };
         let next = reader.cursor();
         match &outcome {
@@ -208,6 +208,8 @@ unsafe fn look<'s>(course: &mut Course<'_, '_>, settling: &mut Settling) -> Poll
         // - nobody stores to them for as long: this message is claimed, the publisher overwrites nothing from the oldest claimed
         //   one on (gate.rs, C1 with C2), and no message is under way that passed the gate before the claim did. The ring
         //   checks this one after this, and nobody looks at the bytes before that;
+        // - the claim lasts as long as the lease: a server that waits whatever happens takes none back whose lock it cannot
+        //   have (control.rs), and the lease has that, whatever becomes of its connection;
         // - a server that breaks the protocol could store to them. It runs as this user, or the control segment would not
         //   have been opened, and so could write all memory of this process.
         Cow::Borrowed(unsafe { std::slice::from_raw_parts(bytes, view.len()) })

@@ -1,11 +1,17 @@
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::Shutdown;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use tempfile::TempPath;
 
 use super::*;
 use crate::discovery::{self, Trust};
 use crate::gate::{LosslessOffer, LosslessPolicy};
-use crate::{PublishError, RemoteSubscriber, Server, ServerOptions};
+use crate::{PublishError, RemoteSubscriber, Server, ServerOptions, sys};
 
 mod draining;
 
@@ -452,17 +458,69 @@ fn end_of_the_stream_overwrites_nothing_that_is_claimed() {
     assert_eq!(subscriber.receive(PATIENCE, |_| ()), Poll::Ended);
 }
 
-#[test]
-fn claim_that_the_server_may_have_taken_back_is_not_believed() {
-    let stage = Stage::new(Some(LosslessPolicy::Block));
-    let found = stage.found();
-    let mut subscriber = Subscriber::open(&found, Join::New).unwrap();
-    let request = Request::of(found.info.incarnation, Join::New, Delivery::Leased);
-    let addresses = found.info.socket.unwrap().addresses;
-    let (_, mut agreed) = agree_with_any(&addresses, request, PATIENCE).unwrap();
+/// A lease that was agreed on and not begun, and where its control segment has its name.
+fn agreed(stage: &Stage) -> (Agreed, String, PathBuf) {
+    let info = stage.found().info;
+    let request = Request::of(info.incarnation, Join::New, Delivery::Leased);
+    let (_, agreed) = agree_with_any(&info.socket.unwrap().addresses, request, PATIENCE).unwrap();
+    let (_, name) = agreed.lease.clone().unwrap();
+    let path = PathBuf::from(format!("/dev/shm{name}"));
+    (agreed, name, path)
+}
 
-    // As if this process had been stopped since.
-    agreed.asked -= MAPPED_WITHIN;
+/// Ends a connection. Returns when the server has ended it too, and done what it does then.
+fn cut(mut stream: &TcpStream) {
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[track_caller]
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn claim_lasts_as_long_as_the_lock_on_its_control_segment_and_not_as_the_connection() {
+    let mut stage = Stage::new(Some(LosslessPolicy::Block));
+    let (agreed, name, path) = agreed(&stage);
+    let control = Control::open(&name, stage.server.info().incarnation).unwrap();
+
+    cut(&agreed.stream);
+
+    // Nobody has said that it is mapped, and nobody will.
+    assert!(!path.exists());
+    stage.publish(0..7);
+    let publisher = stage.server.publisher();
+    assert_eq!(publisher.try_publish_tagged(0, b"x"), Err(PublishError::Full));
+    assert_eq!(stage.server.lossless_status().subscribers, 1);
+    // Without a word, as when a process is killed.
+    drop(control);
+    assert_eq!(stage.server.publisher().wait_for_room(1, PATIENCE), Ok(()));
+    assert_eq!(stage.server.lossless_status().subscribers, 0);
+}
+
+#[test]
+fn claim_that_the_server_has_taken_back_is_not_believed() {
+    let stage = Stage::new(Some(LosslessPolicy::Block));
+    let mut subscriber = Subscriber::open(&stage.found(), Join::New).unwrap();
+    let (mut agreed, name, path) = agreed(&stage);
+    // Another name, for it to be there when this process comes, as if it had opened the first in time.
+    let late = format!("{name}-late");
+    let kept = TempPath::try_from_path(format!("/dev/shm{late}")).unwrap();
+    std::fs::hard_link(path, &kept).unwrap();
+    agreed.lease = Some((0, late));
+
+    cut(&agreed.stream);
+    // The server's lock is gone, but for a process that another test is just starting; with this one no other server takes
+    // the name away.
+    let file = File::options().write(true).open(&kept).unwrap();
+    wait_until(|| sys::try_write_lock(&file).unwrap());
 
     let outcome = Lease::begin(&mut subscriber, agreed);
     assert!(matches!(outcome, Err(LosslessError::TooLate)), "{outcome:?}");
@@ -500,14 +558,10 @@ fn control_segments_are_gone_once_they_are_mapped() {
     let stage = Stage::new(Some(LosslessPolicy::Block));
     let _subscriber = stage.lossless(Join::New);
     let incarnation = stage.server.info().incarnation.to_string();
-    let deadline = Instant::now() + PATIENCE;
 
     // The server hears a moment later that it is mapped.
     let is_there = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().contains(&incarnation);
-    while std::fs::read_dir("/dev/shm").unwrap().flatten().any(is_there) {
-        assert!(Instant::now() < deadline);
-        std::thread::yield_now();
-    }
+    wait_until(|| !std::fs::read_dir("/dev/shm").unwrap().flatten().any(is_there));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::claiming::{Claimed, Refusal, make_claim, offer};
 use super::counters::Counters;
 use super::decoder::Decoder;
 use super::frame::{ClientFrame, FrameError, Hello, RejectCode, ServerFrame, VERSION};
+use super::survivors::Survivors;
 use crate::bell::wake_publisher;
 use crate::control::Control;
 use crate::gate::{Claim, Gate};
@@ -52,6 +53,7 @@ pub(super) struct Hub {
     pub(super) counters: Arc<Counters>,
     /// Connections whose clients read through shared memory: nobody else needs to count them.
     pub(super) leased: u32,
+    pub(super) survivors: Survivors,
     /// The time at the beginning of this turn of the loop.
     pub(super) now: Instant,
 }
@@ -86,7 +88,8 @@ pub(super) enum Sent {
 enum Stage {
     Greeted,
     Streaming,
-    /// The client reads through shared memory. The connection stands for its life, and nothing more is said on it.
+    /// The client reads through shared memory, and nothing more is said on the connection. Its end is a hint that the client
+    /// may be gone (`survivors.rs`).
     Leased,
     /// The last frames are being sent.
     Leaving(Farewell),
@@ -356,17 +359,17 @@ impl Connection {
                     Stage::Streaming
                 };
                 self.claim = Some(claim);
-                // Not from before the client asked, however long this turn took: it reckons from there.
+                // Not from before the client asked, however long this turn took.
                 self.enter(stage, hub.now.max(Instant::now()));
             }
         }
     }
 
-    /// Gives back what is claimed. To be called before the connection is dropped.
+    /// Gives back what is claimed, unless who claims it lives on. To be called before the connection is dropped.
     pub(super) fn release(&mut self, hub: &mut Hub) {
         if let Some(claim) = self.claim.take() {
             hub.leased -= u32::from(claim.control().is_some());
-            hub.gate.leave(&claim, || wake_publisher(claim.words()));
+            hub.survivors.judge(claim, &hub.gate, hub.now);
         }
     }
 

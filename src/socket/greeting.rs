@@ -38,8 +38,6 @@ pub(crate) struct Agreed {
     pub(crate) missed: u64,
     /// For a lossless subscriber through shared memory: LEASE's `live`, and the name of the control segment.
     pub(crate) lease: Option<(u64, String)>,
-    /// When the server was asked, at the latest.
-    pub(crate) asked: Instant,
 }
 
 /// How messages are to be delivered.
@@ -173,7 +171,6 @@ impl Greeting {
         }
         let mut subscribe = Vec::new();
         request.first_frame().append_to(&mut subscribe);
-        let asked = Instant::now();
         // A socket that has sent nothing yet has room for it.
         self.stream.write_all(&subscribe).map_err(RemoteError::Io)?;
         self.decoder.allow_messages(hello.max_message_bytes);
@@ -206,7 +203,6 @@ impl Greeting {
             first,
             missed,
             lease,
-            asked,
         })
     }
 

@@ -29,6 +29,8 @@ mod chunk;
 
 mod claiming;
 
+mod survivors;
+
 mod connection;
 
 mod acceptor;

@@ -151,7 +151,6 @@ impl RemoteSubscriber {
             first,
             missed,
             lease: _,
-            asked: _,
         } = agreed;
         Self {
             stream,

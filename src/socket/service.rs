@@ -25,6 +25,7 @@ use super::chunk::Chunks;
 use super::connection::{Connection, Deadlines, Gone, Hub};
 use super::handle::{ServiceHandle, Shared};
 use super::options::ServiceOptions;
+use super::survivors::Survivors;
 use crate::bell::{Attendant, Bell};
 use crate::gate::Gate;
 use crate::ring::Reader;
@@ -110,6 +111,7 @@ impl Service {
                 chunks: Chunks::default(),
                 counters: shared.counters.clone(),
                 leased: 0,
+                survivors: Survivors::default(),
                 now,
             },
             awaited: None,
@@ -160,6 +162,7 @@ impl Service {
             if self.hub.now >= self.next_tick {
                 self.tick_all();
             }
+            self.hub.survivors.look(&self.hub.gate, self.hub.now);
         }
     }
 
@@ -181,7 +184,8 @@ impl Service {
     /// How long to sleep. Whoever calls this sleeps next.
     fn time_to_sleep(&mut self) -> Duration {
         let mut until = self.attendant.turn(self.hub.now).min(self.next_tick);
-        if let Some(due) = self.acceptor.due(self.hub.now) {
+        let dues = [self.acceptor.due(self.hub.now), self.hub.survivors.due()];
+        if let Some(due) = dues.into_iter().flatten().min() {
             until = until.min(due);
         }
         if self.busy {

@@ -8,6 +8,7 @@ use lapwing::discovery::{Trust, read};
 use lapwing::{BlockingSubscriber, Join, LosslessSubscriber, Poll, RemoteSubscriber};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::cut::Hop;
 use crate::stage::{PATIENCE, Server};
 
 const ROLE: &str = "LAPWING_TEST_ROLE";
@@ -90,6 +91,16 @@ fn play() {
             let mut subscriber = LosslessSubscriber::open(&found, Join::New, PATIENCE).unwrap();
             assert!(matches!(subscriber.receive(PATIENCE, |_| ()), Poll::Message(_)));
             say(subscriber.subscriber().cursor());
+            listen();
+        }
+        "is cut off" => {
+            let (hop, found) = Hop::before(found);
+            let subscriber = BlockingSubscriber::open(&found, Join::New, PATIENCE).unwrap();
+            let Poll::Message(held) = subscriber.receive(PATIENCE) else {
+                panic!("no message")
+            };
+            hop.cut();
+            say(held.sequence);
             listen();
         }
         "reads a socket" => {

@@ -3,6 +3,8 @@
 
 mod child;
 
+mod cut;
+
 mod ends;
 
 mod full;

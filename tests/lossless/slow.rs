@@ -9,19 +9,23 @@ use serde_json::Value;
 use crate::child::Reader;
 use crate::stage::{Json, Server};
 
-const SLOTS: u64 = 256;
+pub const SLOTS: u64 = 256;
 /// One slot is kept for the end of the stream.
-const ROOM: u64 = SLOTS - 1;
-const BLOCK: &str = "--generate --rate max --slots 256 --lossless block";
+pub const ROOM: u64 = SLOTS - 1;
+pub const BLOCK: &str = "--generate --rate max --slots 256 --lossless block";
 
 #[test]
 fn killed_readers_free_the_publisher_and_living_ones_do_not() {
     let server = Server::start(BLOCK);
-    for role in ["holds a message", "holds none", "reads a socket"] {
+    for role in ["holds a message", "holds none", "is cut off", "reads a socket"] {
         let mut reader = Reader::start(role, &server);
 
         let who = format!("process {} at ", reader.pid());
-        let head = server.wait_until_held_by(&who);
+        let report = server.wait_for("held up", |_, offer| {
+            assert_eq!(offer.subscribers, 1, "{role}: it lost its claim");
+            matches!(&offer.holder, Some((_, _, holder)) if holder.contains(&who))
+        });
+        let head = report.head;
 
         // It lives, so not one message more is published than what it has not read leaves room for.
         assert_eq!(head, reader.sequence + ROOM, "{role}");

@@ -23,6 +23,7 @@ use crate::socket::chunk::Chunks;
 use crate::socket::connection::{Connection, Deadlines, Gone, Hub, Sent};
 use crate::socket::counters::Counters;
 use crate::socket::frame::{ClientFrame, RejectCode, ServerFrame};
+use crate::socket::survivors::Survivors;
 use crate::words::words_for;
 use crate::{Incarnation, Join};
 
@@ -84,6 +85,7 @@ impl Host {
             segment: ring.share(),
             gate: gate.clone(),
             leased: 0,
+            survivors: Survivors::default(),
             deadlines: Deadlines {
                 subscribe: Duration::from_secs(5),
                 heartbeat: Duration::from_secs(1),

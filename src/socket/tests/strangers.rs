@@ -3,6 +3,7 @@
 use super::*;
 use crate::socket::chunk::Chunks;
 use crate::socket::connection::{Connection, Deadlines, Hub};
+use crate::socket::survivors::Survivors;
 
 #[test]
 fn garbage_is_answered_with_the_reason_and_counted() {
@@ -138,6 +139,7 @@ fn hub() -> Hub {
         segment: Owned::private(header, geometry).unwrap().share(),
         gate: Arc::new(Gate::new(&geometry, None)),
         leased: 0,
+        survivors: Survivors::default(),
         deadlines: Deadlines {
             subscribe: PATIENCE,
             heartbeat: PATIENCE,

@@ -9,6 +9,7 @@ use super::*;
 use crate::gate::LosslessPolicy;
 use crate::socket::chunk::Chunks;
 use crate::socket::connection::{Connection, Deadlines, Hub};
+use crate::socket::survivors::Survivors;
 use crate::words::watch;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,6 +32,7 @@ impl Turns {
             segment: segment.share(),
             gate: gate.clone(),
             leased: 0,
+            survivors: Survivors::default(),
             deadlines: Deadlines {
                 subscribe: 9 * SECOND,
                 heartbeat: SECOND,
