@@ -94,6 +94,8 @@ struct Lease {
     control: Control,
     /// Its end makes the server ask at once whether that is so.
     _connection: TcpStream,
+    /// This process. A fork of it has a copy of the lease, which is not the fork's to give back.
+    process: u32,
     policy: LosslessPolicy,
     /// Messages before this one were never claimed.
     first: u64,
@@ -138,6 +140,7 @@ impl Lease {
         Ok(Self {
             control,
             _connection: connection,
+            process: std::process::id(),
             policy: offer.policy,
             first: agreed.first,
             live,
@@ -188,8 +191,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.control.set_closing();
-        bell::wake_publisher(self.control.claim());
+        if self.process == std::process::id() {
+            self.control.set_closing();
+            bell::wake_publisher(self.control.claim());
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::subscriber::{Join, Subscriber, WaitStrategy, Waited};
 /// The publisher overwrites nothing from the oldest message on that is held, so holding one for long stops the stream once
 /// the ring is full. That is what makes the bytes sound to lend: unlike a view they cannot change while they are looked
 /// at, as long as the server keeps to the protocol. It runs as the same user, or there were no control segment.
+///
+/// A fork of this process may drop its copy of the subscriber, but must not drop what is held: that is given back for both.
 #[derive(Debug)]
 pub struct BlockingSubscriber {
     pub(super) subscriber: RefCell<Subscriber>,

@@ -6,7 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use lapwing::discovery::{Trust, read};
 use lapwing::{BlockingSubscriber, Join, LosslessSubscriber, Poll, RemoteSubscriber};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use nix::sys::signal::Signal::SIGKILL;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 
 use crate::cut::Hop;
 use crate::stage::{PATIENCE, Server};
@@ -71,6 +74,25 @@ fn listen() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
+/// Forks a process that drops its copy of `value`, and waits for its end.
+#[expect(unsafe_code, reason = "fork")]
+fn dropped_by_a_fork<T>(value: T) -> T {
+    // SAFETY: the only other thread, the harness's, waits for this one, so all is as usual in the fork.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            drop(value);
+            // Nothing of the harness, which is there twice now.
+            let _ = kill_process(getpid(), Signal::KILL);
+            unreachable!("it was killed")
+        }
+        ForkResult::Parent { child } => {
+            let ended = waitpid(child, None).unwrap();
+            assert!(matches!(ended, WaitStatus::Signaled(_, SIGKILL, _)), "{ended:?}");
+            value
+        }
+    }
+}
+
 /// Not a test of its own: what the other process runs.
 #[test]
 fn play() {
@@ -102,6 +124,15 @@ fn play() {
             hop.cut();
             say(held.sequence);
             listen();
+        }
+        "has forked" => {
+            let mut subscriber = LosslessSubscriber::open(&found, Join::New, PATIENCE).unwrap();
+            assert!(matches!(subscriber.receive(PATIENCE, |_| ()), Poll::Message(_)));
+            let cursor = subscriber.subscriber().cursor();
+            let subscriber = dropped_by_a_fork(subscriber);
+            say(cursor);
+            listen();
+            drop(subscriber);
         }
         "reads a socket" => {
             let addresses = &found.info.socket.as_ref().unwrap().addresses;

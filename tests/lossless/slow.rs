@@ -17,7 +17,13 @@ pub const BLOCK: &str = "--generate --rate max --slots 256 --lossless block";
 #[test]
 fn killed_readers_free_the_publisher_and_living_ones_do_not() {
     let server = Server::start(BLOCK);
-    for role in ["holds a message", "holds none", "is cut off", "reads a socket"] {
+    for role in [
+        "holds a message",
+        "holds none",
+        "is cut off",
+        "has forked",
+        "reads a socket",
+    ] {
         let mut reader = Reader::start(role, &server);
 
         let who = format!("process {} at ", reader.pid());
