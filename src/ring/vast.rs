@@ -30,7 +30,10 @@ fn oldest_of_a_vast_ring_is_found_behind_more_buried_messages_than_are_looked_at
     let first = first_of_all(&ring, 0);
     assert!(first > SLOTS && first < ring.writer.next() - 50);
 
-    assert_eq!(oldest(ring.writer.geometry(), ring.words(), 0), first);
+    // Each is halved at other places.
+    for since in 199..210 {
+        assert_eq!(oldest(ring.writer.geometry(), ring.words(), since), first);
+    }
     assert_eq!(oldest(ring.writer.geometry(), ring.words(), first + 3), first + 3);
 }
 
