@@ -275,8 +275,10 @@ impl LosslessSubscriber {
     /// Attaches the segment of a server that was found, and claims the messages from `join` on. Asks over the server's
     /// socket, for up to `timeout`.
     ///
-    /// What of it is gone already, the first poll tells as [`Poll::Lapped`]. After the first message there is no such
-    /// loss, unless [`LosslessSubscriber::is_evicted`].
+    /// [`Join::Oldest`] and [`Join::Latest`] begin behind the last message that is gone, so that none is missing from there on.
+    /// What of a [`Join::Sequence`] is gone already is told as [`Poll::Lapped`] where it is missing: short messages may outlive
+    /// long ones. So is what the one message overwrites that is just being published. No other is lost, unless
+    /// [`LosslessSubscriber::is_evicted`].
     ///
     /// # Errors
     /// Why there is no such subscription.

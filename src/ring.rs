@@ -121,6 +121,32 @@ pub(crate) fn oldest(geometry: &Geometry, words: Words<'_>, since: u64) -> u64 {
     first_retained(geometry, words, first..next, 0).unwrap_or(next.max(first))
 }
 
+/// As [`oldest`], but behind the last message that is gone: short messages may outlive long ones that were before and behind
+/// them.
+///
+/// Long ones are buried in order. So this halves what is in question by the first one behind its middle, until nothing is
+/// left. Looks so at 131,072 slots at most, then as [`oldest`] does: only with that many short ones, in a ring of more, may
+/// something be gone behind what it finds.
+pub(crate) fn unbroken(geometry: &Geometry, words: Words<'_>, since: u64) -> u64 {
+    let next = head(words).next;
+    let first = next.saturating_sub(geometry.slot_count()).max(since);
+    // No long one is so far above what is buried.
+    let is_short = |&sequence: &u64| is_retained(geometry, words, sequence, u64::MAX);
+    // Something before `low` is gone, or it is the first; from `high` on nothing is.
+    let (mut low, mut high, mut looks) = (first, next, MOST_LOOKS);
+    while low < high && looks > 0 {
+        let middle = low + (high - low) / 2;
+        let end = high.min(middle + looks);
+        let telling = (middle..end).find(|sequence| !is_short(sequence));
+        looks -= telling.unwrap_or(end) - middle;
+        match telling {
+            Some(sequence) if !is_retained(geometry, words, sequence, 0) => low = sequence + 1,
+            _ => high = middle,
+        }
+    }
+    first_retained(geometry, words, low..next, 0).unwrap_or(next.max(first))
+}
+
 /// The first of these messages that still stands, as far as [`is_retained`] tells.
 ///
 /// Looks at 131,072 slots one by one, which are all of them in most rings. If those are gone, and the ring has more, it is

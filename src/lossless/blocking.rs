@@ -40,8 +40,8 @@ pub struct Held<'s> {
 
 impl BlockingSubscriber {
     /// Attaches the segment of a server that was found, and claims the messages from `join` on. Asks over the server's
-    /// socket, for up to `timeout`. What of it is gone already, the first poll tells as [`Poll::Lapped`]; after the first
-    /// message nothing is lost.
+    /// socket, for up to `timeout`. Where it begins, and what may be missing there, is as for
+    /// [`LosslessSubscriber::open`](crate::LosslessSubscriber::open); no other message is lost.
     ///
     /// # Errors
     /// Why there is no such subscription, [`LosslessError::Evicts`] among them.

@@ -303,6 +303,41 @@ fn who_joins_late_is_told_what_is_gone_and_nothing_after_that() {
 }
 
 #[test]
+fn who_claims_what_there_is_gets_it_without_a_gap_behind_what_was_buried() {
+    let mut stage = Stage::adjusted(Some(LosslessPolicy::Block), |options| options.slots = Some(64));
+    // Of the long ones the arena has the last four; the short one is still there.
+    stage.publish(0..1);
+    for _ in 1..21 {
+        stage.server.publisher().publish(&[1; 1000]).unwrap();
+    }
+    stage.publish(21..22);
+    let addresses = stage.server.addresses().to_vec();
+
+    for join in [Join::Oldest, Join::Latest(21), Join::Latest(22)] {
+        let mut local = stage.lossless(join);
+        let mut remote =
+            RemoteSubscriber::connect_lossless(&addresses, crate::Incarnation::NIL, join, PATIENCE).unwrap();
+
+        for expected in 17..22 {
+            assert!(matches!(local.poll(|_| ()), Poll::Message(message) if message.sequence == expected));
+            let received = remote.receive(PATIENCE, |_| ()).unwrap();
+            assert!(matches!(received, Poll::Message(message) if message.sequence == expected));
+        }
+        drop((local, remote));
+        let deadline = Instant::now() + PATIENCE;
+        while stage.server.lossless_status().subscribers > 0 {
+            assert!(Instant::now() < deadline, "both have left");
+            std::thread::yield_now();
+        }
+    }
+    // Who names a sequence is given all that is there from it on.
+    let mut resumed = stage.lossless(Join::Sequence(0));
+    assert_eq!(next(&mut resumed), 0);
+    assert_eq!(resumed.poll(|_| ()), Poll::Lapped { first: 1, missed: 16 });
+    assert!(matches!(resumed.poll(|_| ()), Poll::Message(message) if message.sequence == 17));
+}
+
+#[test]
 fn slow_subscriber_is_evicted_in_time_and_reads_on() {
     let mut stage = Stage::new(Some(LosslessPolicy::Evict(Duration::from_millis(50))));
     let mut subscriber = stage.lossless(Join::New);

@@ -218,14 +218,20 @@ impl Stage {
 
     /// Whatever else a reader asks of a ring.
     fn ask(&mut self, reader: &mut Reader) {
-        let (answer, loads) = match self.random.below(4) {
+        let mut most_loads = self.most_loads_of_a_scan();
+        let (answer, loads) = match self.random.below(5) {
             0 => self.watched(|words| oldest(&self.geometry, words, 0)),
+            4 => {
+                // And a second look at what halves the ring, and at what it leaves.
+                most_loads += most_loads + 4 * u64::from(self.geometry.slot_count().ilog2() + 1);
+                self.watched(|words| unbroken(&self.geometry, words, 0))
+            }
             1 => self.watched(|words| oldest(&self.geometry, words, reader.cursor().saturating_sub(5))),
             2 => self.watched(|words| head(words).next),
             _ => self.watched(|words| u64::from(reader.is_ready(words) || reader.sleep_word(words).is_some())),
         };
         assert!(answer <= MAX_SEQUENCE);
-        assert!(loads <= self.most_loads_of_a_scan(), "{loads} loads");
+        assert!(loads <= most_loads, "{loads} loads");
         match self.random.below(4) {
             0 => reader.seek(answer),
             1 => reader.seek(self.random.next() >> self.random.below(64)),
@@ -307,6 +313,8 @@ fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
 
     let start = watch::during(count(), || oldest(&geometry, Words::new(&memory), 0));
     let loads_of_a_join = loads.get();
+    let claimed = watch::during(count(), || unbroken(&geometry, Words::new(&memory), 0));
+    assert!(claimed == head && loads.get() <= 4 * 20, "{} loads", loads.get());
     let outcome = watch::during(count(), || reader.poll(Words::new(&memory), |_| ()));
     let loads_of_a_lap = loads.get();
 
@@ -318,6 +326,32 @@ fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
             "{loads} loads for {MOST_LOOKS} looks"
         );
     }
+}
+
+#[test]
+fn search_of_a_vast_ring_of_short_messages_ends_after_as_many_looks() {
+    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
+    let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
+        .map(|_| AtomicU64::new(0))
+        .collect();
+    let mut writer = Writer::new(geometry);
+    for _ in 0..geometry.slot_count() {
+        writer.publish(&memory, b"short", || 0, 0);
+    }
+    let loads = Rc::new(Cell::new(0));
+    let counted = loads.clone();
+
+    let start = watch::during(
+        move |_| counted.set(counted.get() + 1),
+        || unbroken(&geometry, Words::new(&memory), 0),
+    );
+
+    // A look at a short message takes three.
+    assert!(
+        start == 0 && loads.get() <= 3 * MOST_LOOKS + 16,
+        "{} loads",
+        loads.get()
+    );
 }
 
 #[test]

@@ -297,6 +297,27 @@ fn oldest_is_the_first_that_can_be_read() {
 }
 
 #[test]
+fn what_is_unbroken_begins_behind_the_last_message_that_is_gone() {
+    // Every pattern of short messages and long ones, of which the arena holds four.
+    for pattern in 0..1_u64 << 9 {
+        let mut ring = Ring::new(8, 64, 4096);
+        for number in 0..9 {
+            ring.publish(if pattern >> number & 1 == 0 {
+                b"short"
+            } else {
+                &[1; 1000]
+            });
+        }
+        let (geometry, words) = (ring.writer.geometry(), ring.words());
+        let is_gone = |&sequence: &u64| !is_retained(geometry, words, sequence, 0);
+        let last_gone = (0..9).rev().find(is_gone).unwrap();
+
+        assert_eq!(unbroken(geometry, words, 0), last_gone + 1, "{pattern:09b}");
+        assert_eq!(unbroken(geometry, words, 7), 7.max(last_gone + 1), "{pattern:09b}");
+    }
+}
+
+#[test]
 fn length_from_a_hostile_publisher_never_reaches_past_its_place() {
     for length in [33, 64, u64::MAX >> 1, u64::MAX, LARGE | 4097, LARGE | 4096] {
         let mut ring = Ring::new(4, 64, 4096);

@@ -72,6 +72,26 @@ fn reader_that_was_overtaken_in_a_vast_ring_is_given_the_head_start_that_others_
 }
 
 #[test]
+fn what_is_unbroken_in_a_vast_ring_is_found_behind_all_that_is_gone() {
+    for shorts in [0, 1, 3, 70] {
+        let ring = ring(|ring| {
+            for number in 0..500 {
+                ring.publish(if number % (shorts + 1) == 0 { &LONG } else { b"short" });
+            }
+        });
+        let (geometry, words) = (ring.writer.geometry(), ring.words());
+        let is_gone = |&sequence: &u64| !is_retained(geometry, words, sequence, 0);
+        let last_gone = (0..ring.writer.next()).rev().find(is_gone).unwrap();
+
+        assert_eq!(
+            unbroken(geometry, words, 0),
+            last_gone + 1,
+            "{shorts} short ones to a long one"
+        );
+    }
+}
+
+#[test]
 fn short_messages_send_nobody_past_a_message_behind_which_nothing_is_gone() {
     for shorts in [1, 3, 70] {
         let ring = ring(|ring| {

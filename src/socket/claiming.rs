@@ -111,11 +111,12 @@ pub(super) fn make_claim(
     let first = hub.gate.join(&claim, barrier, || {
         let earliest = hub.gate.earliest(ring::head(segment.words()).next);
         let first = starting_place(meant, join, segment).0;
-        // Who resumes in the ring itself finds there what is gone, and is not sent past what is not.
-        if memory && wanted.is_some() {
-            first
-        } else {
-            first.max(earliest)
+        match wanted {
+            // Who resumes in the ring itself finds there what is gone, and is not sent past what is not.
+            Some(_) if memory => first,
+            Some(_) => first.max(earliest),
+            // Who wants what there is gets it without a gap.
+            None => ring::unbroken(segment.geometry(), segment.words(), first.max(earliest)),
         }
     })?;
     let missed = wanted.map_or(0, |wanted| first.saturating_sub(wanted));
