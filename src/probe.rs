@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::discovery::Found;
 use crate::incarnation::Incarnation;
 use crate::liveness::ServerState;
+use crate::publisher::now_ns;
 use crate::ring::{Poll, Received};
 use crate::socket::RemoteSubscriber;
 use crate::socket::frame::{Hello, MAX_MESSAGE_BYTES, Offer};
@@ -90,6 +91,12 @@ pub struct ProbeOptions {
     pub last: u64,
 }
 
+impl ProbeOptions {
+    fn is_in_time(&self) -> bool {
+        Instant::now() < self.deadline
+    }
+}
+
 /// A message that was retrieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -151,6 +158,8 @@ pub struct Report {
     pub readers: Option<u64>,
     /// What the server offers to lossless subscribers and how it fares with them, as it said on its socket.
     pub offer: Option<Offer>,
+    /// When the following were so, in nanoseconds since 1970 on this machine's clock: a socket may take long after that.
+    pub looked_unix_ns: u64,
     /// The oldest sequence that is retained.
     pub oldest: u64,
     /// The sequence that comes next: how many messages there were.
@@ -167,10 +176,20 @@ pub struct Report {
 #[must_use]
 pub fn probe(found: &Found, options: &ProbeOptions) -> Report {
     let info = &found.info;
-    let start = Instant::now();
-    let (subscriber, shared_memory) = try_shared_memory(found, start);
-    let start = Instant::now();
-    let (remote, socket) = try_socket(found, options, start);
+    let (mut subscriber, shared_memory) = try_shared_memory(found, Instant::now());
+    let mut retrieved = Retrieved::nothing();
+    if let Some(subscriber) = &mut subscriber {
+        // Before the socket is tried, which takes all of the time if it does not answer.
+        retrieved.take_from_segment(subscriber, options);
+    }
+    let (mut remote, socket) = try_socket(found, options, Instant::now());
+    let state = state(found, subscriber.as_ref(), remote.as_ref(), options.deadline);
+    match (&mut subscriber, &mut remote) {
+        // What came meanwhile: of a stream that has ended all, and nothing older than what was said on the socket.
+        (Some(subscriber), _) if options.is_in_time() => retrieved.take_from_segment(subscriber, options),
+        (None, Some(remote)) => retrieved.take_from_socket(remote, options),
+        _ => {}
+    }
 
     let mut report = Report {
         name: info.name.to_string(),
@@ -179,24 +198,23 @@ pub fn probe(found: &Found, options: &ProbeOptions) -> Report {
         pid: info.pid,
         started_unix_ns: info.started_unix_ns,
         category: Category::of(subscriber.is_some(), remote.is_some()),
-        state: ServerState::Dead,
-        transport: None,
+        state,
+        transport: match (&subscriber, &remote) {
+            (Some(_), _) => Some(Transport::SharedMemory),
+            (None, Some(_)) => Some(Transport::Socket),
+            (None, None) => None,
+        },
         reason: String::new(),
         shared_memory,
         socket,
         readers: count_readers(subscriber.as_ref(), remote.as_ref().map(RemoteSubscriber::hello)),
         offer: remote.as_ref().and_then(RemoteSubscriber::offer).cloned(),
-        oldest: 0,
-        head: 0,
-        missed: 0,
-        messages: Vec::new(),
+        looked_unix_ns: retrieved.looked_unix_ns,
+        oldest: retrieved.oldest,
+        head: retrieved.head,
+        missed: retrieved.missed,
+        messages: retrieved.messages,
     };
-    report.state = state(found, subscriber.as_ref(), remote.is_some(), options.deadline);
-    match (subscriber, remote) {
-        (Some(subscriber), _) => report.retrieve_from_segment(subscriber, options),
-        (None, Some(remote)) => report.retrieve_from_socket(remote, options),
-        (None, None) => {}
-    }
     report.reason = report.why();
     report
 }
@@ -216,21 +234,27 @@ fn count_readers(subscriber: Option<&Subscriber>, hello: Option<&Hello>) -> Opti
 }
 
 /// A server that answers on its socket lives; without one its heartbeat has to be seen to move.
-fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadline: Instant) -> ServerState {
+fn state(
+    found: &Found,
+    subscriber: Option<&Subscriber>,
+    remote: Option<&RemoteSubscriber>,
+    deadline: Instant,
+) -> ServerState {
     let Some(subscriber) = subscriber else {
-        return match (answered, found.lock.is_held()) {
-            (true, _) => ServerState::Live,
+        return match (remote, found.lock.is_held()) {
+            (Some(remote), _) if remote.hello().closed => ServerState::Ended,
+            (Some(_), _) => ServerState::Live,
             // Somebody lives, and no heartbeat can be seen from here.
-            (false, Ok(true) | Err(_)) => ServerState::Unknown,
+            (None, Ok(true) | Err(_)) => ServerState::Unknown,
             // A server that leaves takes its info file with it, which was there a moment ago.
-            (false, Ok(false)) if !found.path.exists() => ServerState::Ended,
-            (false, Ok(false)) => ServerState::Dead,
+            (None, Ok(false)) if !found.path.exists() => ServerState::Ended,
+            (None, Ok(false)) => ServerState::Dead,
         };
     };
     if subscriber.head().closed {
         return ServerState::Ended;
     }
-    if answered {
+    if remote.is_some() {
         return ServerState::Live;
     }
     let pulse = subscriber.pulse();
@@ -255,27 +279,59 @@ fn state(found: &Found, subscriber: Option<&Subscriber>, answered: bool, deadlin
     }
 }
 
-impl Report {
-    fn retrieve_from_segment(&mut self, mut subscriber: Subscriber, options: &ProbeOptions) {
-        self.transport = Some(Transport::SharedMemory);
-        self.oldest = subscriber.cursor();
-        self.head = subscriber.head().next;
-        subscriber.rejoin(Join::Latest(options.last));
-        let is_in_time = || Instant::now() < options.deadline;
-        let mut room = MAX_MESSAGE_BYTES;
-        while subscriber.cursor() < self.head && (self.messages.len() as u64) < options.last && is_in_time() {
-            let outcome = subscriber.poll(|view| view.to_vec());
-            if !self.take(outcome, &mut room) {
-                break;
-            }
+/// What was retrieved of a stream, over either transport.
+#[derive(Debug)]
+struct Retrieved {
+    looked_unix_ns: u64,
+    oldest: u64,
+    head: u64,
+    missed: u64,
+    messages: Vec<Message>,
+    /// Bytes that further messages may have: a server can make each as long as the longest.
+    room: usize,
+}
+
+impl Retrieved {
+    fn nothing() -> Self {
+        Self {
+            looked_unix_ns: now_ns(),
+            oldest: 0,
+            head: 0,
+            missed: 0,
+            messages: Vec::new(),
+            room: MAX_MESSAGE_BYTES,
         }
     }
 
-    fn retrieve_from_socket(&mut self, mut remote: RemoteSubscriber, options: &ProbeOptions) {
-        self.transport = Some(Transport::Socket);
+    /// Takes the newest messages. Those that were taken before stay if these follow on them.
+    fn take_from_segment(&mut self, subscriber: &mut Subscriber, options: &ProbeOptions) {
+        let taken = subscriber.cursor();
+        let oldest = subscriber.oldest();
+        // Where they begin before where they end: a stream in full flow is beyond that by then.
+        subscriber.rejoin(Join::Latest(options.last));
+        if subscriber.cursor() > taken {
+            *self = Self::nothing();
+        } else {
+            subscriber.rejoin(Join::Sequence(taken));
+        }
+        self.looked_unix_ns = now_ns();
+        self.oldest = oldest;
+        self.head = subscriber.head().next;
+        let most = (self.messages.len() as u64).saturating_add(options.last);
+        while subscriber.cursor() < self.head && (self.messages.len() as u64) < most && options.is_in_time() {
+            let outcome = subscriber.poll(|view| view.to_vec());
+            if !self.take(outcome) {
+                break;
+            }
+        }
+        let excess = (self.messages.len() as u64).saturating_sub(options.last);
+        self.messages.drain(..excess as usize);
+    }
+
+    fn take_from_socket(&mut self, remote: &mut RemoteSubscriber, options: &ProbeOptions) {
+        self.looked_unix_ns = now_ns();
         self.oldest = remote.hello().oldest;
         self.head = remote.hello().head;
-        let mut room = MAX_MESSAGE_BYTES;
         while remote.cursor() < self.head && (self.messages.len() as u64) < options.last {
             let left = options.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -284,23 +340,19 @@ impl Report {
             let Ok(outcome) = remote.receive(left, <[u8]>::to_vec) else {
                 break;
             };
-            if !self.take(outcome, &mut room) {
+            if !self.take(outcome) {
                 break;
             }
         }
-        if remote.hello().closed {
-            self.state = ServerState::Ended;
-        }
     }
 
-    /// Takes what a poll found; whether there may be more, and bytes left in the `room` for it: a server can make every
-    /// message as long as the longest.
-    fn take(&mut self, outcome: Poll<Vec<u8>>, room: &mut usize) -> bool {
+    /// Takes what a poll found; whether there may be more, and room for it.
+    fn take(&mut self, outcome: Poll<Vec<u8>>) -> bool {
         match outcome {
             Poll::Message(received) => {
-                *room = room.saturating_sub(received.len);
+                self.room = self.room.saturating_sub(received.len);
                 self.messages.push(received.into());
-                *room > 0
+                self.room > 0
             }
             Poll::Lapped { missed, .. } => {
                 self.missed += missed;
@@ -309,7 +361,9 @@ impl Report {
             _ => false,
         }
     }
+}
 
+impl Report {
     fn why(&self) -> String {
         let reason = |attempt: &Attempt| attempt.outcome.clone().err().unwrap_or_default();
         match self.category {

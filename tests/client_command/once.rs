@@ -281,12 +281,12 @@ fn servers_that_never_answer_cost_the_time_limit_once_and_are_reported() {
 }
 
 #[test]
-fn stopped_server_is_reported_as_hung_although_its_socket_takes_all_of_the_time() {
+fn stopped_server_is_reported_as_hung_and_read_although_its_socket_takes_all_of_the_time() {
     let stage = Stage::new();
-    let server = stage.server_of("prices", &["a"]);
+    let server = stage.server_of("prices", &["a", "b", "c"]);
     server.signal(Signal::STOP);
 
-    let report = stage.run("--format json --timeout 5s").expect(0);
+    let report = stage.run("--format json --timeout 5s --last 2").expect(0);
 
     let server = &report.json_of("server")[0];
     assert_eq!(part(server, &["category", "state"]), json!(["container", "hung"]));
@@ -294,6 +294,12 @@ fn stopped_server_is_reported_as_hung_although_its_socket_takes_all_of_the_time(
         server["socket"].as_str().unwrap().contains("did not answer in time"),
         "{server}"
     );
+    assert_eq!(part(server, &["transport", "messages", "missed"]), json!(["shm", 3, 0]));
+    let payloads = report
+        .json_of("message")
+        .into_iter()
+        .map(|message| message["payload"].clone());
+    assert_eq!(payloads.collect::<Value>(), json!(["b", "c"]));
 }
 
 #[test]

@@ -22,7 +22,6 @@ use lapwing::probe::{Category, ProbeOptions, Report, probe};
 use lapwing::{Incarnation, Transport};
 
 use crate::args::Args;
-use crate::clock::unix_ns;
 use crate::identity::identity;
 use crate::live_first::live_first;
 
@@ -51,8 +50,6 @@ pub(crate) struct Findings {
     pub(crate) has_unreadable: bool,
     /// Servers that `--name` or `--category` left out.
     pub(crate) left_out: usize,
-    /// When the look was over, in nanoseconds since 1970.
-    pub(crate) now_ns: u64,
 }
 
 /// An info file that is not believed.
@@ -167,7 +164,6 @@ pub(crate) fn look(args: &Args) -> Result<Findings, cli::Failure> {
         .spawn(move || lister.run())
         .map_err(|error| cli::Failure::caused(NO_THREAD, error))?;
     let mut findings = collect(&receiver, deadline);
-    findings.now_ns = unix_ns();
     findings.choose(args.category, last);
     Ok(findings)
 }

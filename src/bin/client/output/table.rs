@@ -41,7 +41,7 @@ pub(crate) fn servers(out: &mut Vec<u8>, findings: &Findings) {
     table.load_style(presets::NOTHING);
     table.set_header(COLUMNS);
     for seen in &findings.servers {
-        table.add_row(row(seen, findings.now_ns));
+        table.add_row(row(seen));
     }
     let offers = |seen: &Seen| seen.report.as_ref().is_some_and(|report| report.offer.is_some());
     if !findings.servers.iter().any(offers)
@@ -60,7 +60,7 @@ pub(crate) fn servers(out: &mut Vec<u8>, findings: &Findings) {
     }
 }
 
-fn row(seen: &Seen, now_ns: u64) -> Row {
+fn row(seen: &Seen) -> Row {
     let dash = || "-".to_owned();
     let report = seen.report.as_ref();
     let reached = report.filter(|report| report.transport.is_some());
@@ -78,7 +78,7 @@ fn row(seen: &Seen, now_ns: u64) -> Row {
                 .unwrap_or_else(dash),
             number(reached.map(|report| report.head)),
             number(reached.map(|report| report.missed)),
-            pace(seen, now_ns).unwrap_or_else(dash),
+            pace(seen).unwrap_or_else(dash),
             seen.latency().map_or_else(dash, quantity::time),
             report
                 .and_then(|report| report.offer.as_ref())
@@ -100,11 +100,11 @@ fn lossless(offer: &Offer) -> String {
 }
 
 /// How many messages a second since the server started; or how long ago the newest was, if that is long.
-fn pace(seen: &Seen, now_ns: u64) -> Option<String> {
+fn pace(seen: &Seen) -> Option<String> {
     let (report, newest_ns) = (seen.report.as_ref()?, seen.newest_ns?);
     // Not up to the newest message: one message, published at the very start, would be thousands a second.
-    let until_ns = now_ns.max(newest_ns);
-    let age = Duration::from_nanos(now_ns.saturating_sub(newest_ns));
+    let until_ns = report.looked_unix_ns.max(newest_ns);
+    let age = Duration::from_nanos(report.looked_unix_ns.saturating_sub(newest_ns));
     Some(if age > YOUNG {
         format!("{} ago", quantity::time(age))
     } else {
