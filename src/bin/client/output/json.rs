@@ -14,17 +14,21 @@ use super::{Message, shown};
 
 /// Appends a message as one line.
 pub(crate) fn message(out: &mut Vec<u8>, message: &Message<'_>, truncate: Option<usize>) {
-    let shown = shown(message.payload, truncate);
+    // What is text is decided by the whole payload, so that truncating never changes the key.
+    let text = str::from_utf8(message.payload).ok();
+    let shown = match text {
+        Some(_) => shown(message.payload, truncate),
+        None => &message.payload[..truncate.unwrap_or(usize::MAX).min(message.payload.len())],
+    };
     let object = Object::begin(out, "message")
         .text("server", message.server)
         .number("sequence", message.sequence)
         .number("timestamp_ns", message.timestamp_ns)
         .number("tag", message.tag)
         .number("len", message.payload.len() as u64);
-    // What is text is decided by the whole payload, so that truncating never changes the key.
-    let object = match str::from_utf8(message.payload) {
-        Ok(text) => object.text("payload", &text[..shown.len()]),
-        Err(_) => object.text("payload_base64", &BASE64_STANDARD.encode(shown)),
+    let object = match text {
+        Some(text) => object.text("payload", &text[..shown.len()]),
+        None => object.text("payload_base64", &BASE64_STANDARD.encode(shown)),
     };
     if shown.len() < message.payload.len() {
         object.literal("truncated", "true").end();
@@ -166,6 +170,17 @@ mod tests {
         assert!(line("h\u{e4}llo".as_bytes(), Some(2)).ends_with("\"len\":6,\"payload\":\"h\",\"truncated\":true}\n"));
         assert!(line(b"hello\xff", Some(2)).ends_with("\"len\":6,\"payload_base64\":\"aGU=\",\"truncated\":true}\n"));
         assert!(!line(b"hello", Some(5)).contains("truncated"));
+    }
+
+    #[test]
+    fn payload_that_is_no_text_is_cut_at_that_byte() {
+        // The last three bytes are a character, which is no matter among bytes that are no text.
+        let line = line(b"\xff\xe2\x82\xac", Some(3));
+
+        assert!(
+            line.ends_with("\"len\":4,\"payload_base64\":\"/+KC\",\"truncated\":true}\n"),
+            "{line}"
+        );
     }
 
     #[test]
