@@ -364,7 +364,7 @@ impl Drop for Name {
     }
 }
 
-/// Removes what killed servers of this user left in /dev/shm: objects with our prefix that nobody has locked. Takes a
+/// Removes what killed servers of this user left in /dev/shm: objects with names like ours that nobody has locked. Takes a
 /// moment if there are any: one that is just being made is locked within microseconds.
 pub(crate) fn sweep() {
     let Ok(directory) = std::fs::read_dir(DIRECTORY) else {
@@ -374,7 +374,7 @@ pub(crate) fn sweep() {
     let is_abandoned = |name: &str| is_abandoned(name).unwrap_or(false);
     let mut abandoned: Vec<_> = names
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.starts_with(PREFIX) && is_abandoned(name))
+        .filter(|name| is_given(name) && is_abandoned(name))
         .collect();
     if abandoned.is_empty() {
         return;
@@ -384,6 +384,13 @@ pub(crate) fn sweep() {
     for name in abandoned {
         let _ = shm::unlink(format!("/{name}"));
     }
+}
+
+/// Whether it is a name like those that [`Control::create`] gives: a user's own files may begin like one.
+fn is_given(name: &str) -> bool {
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(incarnation, random)| incarnation.len() == 32 && random.len() == 16)
 }
 
 fn is_abandoned(name: &str) -> io::Result<bool> {
@@ -449,5 +456,15 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(matches!(open(), Err(ControlError::Taken)));
+    }
+
+    #[test]
+    fn names_like_those_of_control_segments_are_swept_and_no_others() {
+        let control = Control::create(Incarnation::from_bytes([7; 16])).unwrap();
+
+        assert!(is_given(&control.name().unwrap()[1..]));
+        for name in ["lapwing-notes", "lapwing-my-notes", "lapwing-", "notes"] {
+            assert!(!is_given(name), "{name}");
+        }
     }
 }

@@ -151,7 +151,7 @@ pub enum StartError {
     Announce(AnnounceError),
 }
 
-/// Makes sure that lossless subscribers can be served, and removes what killed servers left of theirs.
+/// Makes sure that lossless subscribers can be served.
 fn prepare_lossless(options: &ServerOptions) -> Result<(), StartError> {
     if options.listen.is_empty() {
         return Err(StartError::LosslessWithoutSocket);
@@ -159,7 +159,6 @@ fn prepare_lossless(options: &ServerOptions) -> Result<(), StartError> {
     if !bell::has_process_barrier() {
         return Err(StartError::LosslessWithoutBarrier);
     }
-    control::sweep();
     Ok(())
 }
 
@@ -266,6 +265,7 @@ impl Server {
             return Err(StartError::HeartbeatInterval(options.heartbeat_interval));
         }
         let geometry = options.geometry().map_err(StartError::Geometry)?;
+        control::sweep();
         let incarnation = Incarnation::random().map_err(StartError::Random)?;
         let listeners = options
             .listen
