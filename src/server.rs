@@ -37,7 +37,7 @@ pub struct ServerOptions {
     pub slots: Option<u64>,
     /// Bytes of a slot, a multiple of 32 from 64. 32 of them are taken; a payload that fits in the rest lies in its slot.
     pub slot_bytes: u64,
-    /// Longest payload in bytes; a quarter of the ring if `None`.
+    /// Longest payload in bytes: at most the arena's, a quarter of them if `None`; what fits in a slot if that is more.
     pub max_message_bytes: Option<u64>,
     /// Where to listen; port 0 lets the kernel choose. Empty: no socket.
     pub listen: Vec<SocketAddr>,
@@ -66,7 +66,7 @@ pub struct ServerOptions {
 /// How many slots there are by default: one for every 16 bytes of arena, within these bounds.
 const SLOTS_RANGE: std::ops::RangeInclusive<u64> = 1024..=65_536;
 /// More slots than that, up to the same bound, if they take no more bytes than this. A ring that is larger than what a
-/// processor core caches for itself carries a stream four times as fast: its lines are no longer in the cache of the
+/// processor core caches for itself carries a stream up to twice as fast: its lines are no longer in the cache of the
 /// other side when their turn comes again.
 const SLOTS_BYTES: u64 = 2 << 20;
 /// Everybody may know that a server is there; who may read its segment is another matter.

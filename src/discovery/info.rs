@@ -62,7 +62,7 @@ pub struct Info {
 pub struct SharedMemory {
     /// The SysV shared-memory id, which means something only within the server's IPC namespace. Never negative.
     pub id: i32,
-    /// The size of the segment.
+    /// The bytes that the ring needs. The segment has at least as many: whole huge pages, if it has such.
     pub bytes: u64,
     /// The version of the memory layout.
     pub layout: u32,

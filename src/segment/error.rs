@@ -105,7 +105,8 @@ impl fmt::Display for CreateError {
             ),
             Self::Lock { bytes, .. } => write!(
                 f,
-                "cannot keep a segment of {bytes} bytes in memory: raise the limit of locked memory (`ulimit -l`,                  LimitMEMLOCK= of a unit), give the process CAP_IPC_LOCK, or do without locking"
+                "cannot keep a segment of {bytes} bytes in memory: raise the limit of locked memory (`ulimit -l`, \
+                 LimitMEMLOCK= of a unit), give the process CAP_IPC_LOCK, or do without locking"
             ),
             Self::Attach { bytes, .. } => write!(
                 f,

@@ -17,7 +17,7 @@ use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    fine; also after SIGINT, SIGTERM or SIGHUP, and when the reader of the output went away
+  0    fine; also after SIGINT, SIGTERM or SIGHUP with --follow, and when the reader of the output went away
   1    something failed; standard error says what
   2    the arguments make no sense
   3    no server found
@@ -128,7 +128,7 @@ pub(crate) struct Stream {
     #[arg(long)]
     pub(crate) spin: bool,
 
-    /// Sleep at once when there is nothing: the least work, for a wake-up with every message
+    /// Sleep as soon as may be, after 24 us without a message: the least work, for a wake-up with every message
     #[arg(long)]
     pub(crate) block: bool,
 
@@ -182,7 +182,7 @@ impl Args {
                 return Err("--no-messages and --explain are for looking once; leave out --follow".to_owned());
             }
             if stream.spin && stream.block {
-                return Err("--spin never sleeps and --block sleeps at once; choose one, or neither".to_owned());
+                return Err("--spin never sleeps and --block as soon as may be; choose one, or neither".to_owned());
             }
             return Ok(());
         }

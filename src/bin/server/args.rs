@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, help_heading = "Ring", value_name = "SIZE", default_value = "128", value_parser = cli::size)]
     slot_size: u64,
 
-    /// Longest message, at most the ring's size [default: a quarter of it]
+    /// Longest message, at most the ring's size [default: a quarter of it]; what fits in a slot if that is more
     #[arg(long, help_heading = "Ring", value_name = "SIZE", value_parser = cli::size)]
     max_message: Option<u64>,
 
