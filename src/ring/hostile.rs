@@ -223,7 +223,7 @@ impl Stage {
             0 => self.watched(|words| oldest(&self.geometry, words, 0)),
             4 => {
                 // And a second look at what halves the ring, and at what it leaves.
-                most_loads += most_loads + 4 * u64::from(self.geometry.slot_count().ilog2() + 1);
+                most_loads = 2 * most_loads + 4 * u64::from(self.geometry.slot_count().ilog2() + 1);
                 self.watched(|words| unbroken(&self.geometry, words, 0))
             }
             1 => self.watched(|words| oldest(&self.geometry, words, reader.cursor().saturating_sub(5))),

@@ -15,7 +15,8 @@ use crate::stage::{PATIENCE, Server};
 pub struct Hop {
     /// Its sockets, that of the client first, once the client has come.
     ends: Receiver<[TcpStream; 2]>,
-    threads: [JoinHandle<io::Result<u64>>; 2],
+    forth: JoinHandle<io::Result<u64>>,
+    back: JoinHandle<io::Result<u64>>,
 }
 
 impl Hop {
@@ -44,10 +45,7 @@ impl Hop {
             let [mut client, mut server] = met.recv().map_err(io::Error::other)?;
             io::copy(&mut server, &mut client)
         });
-        Self {
-            ends,
-            threads: [forth, back],
-        }
+        Self { ends, forth, back }
     }
 
     /// Ends the connection on both sides. Returns when the server has closed its own, and done what it does then.
@@ -55,9 +53,9 @@ impl Hop {
         let [client, server] = self.ends.recv_timeout(PATIENCE).unwrap();
         client.shutdown(Shutdown::Both).unwrap();
         server.shutdown(Shutdown::Write).unwrap();
-        for thread in self.threads {
-            thread.join().unwrap().unwrap();
-        }
+        self.back.join().unwrap().unwrap();
+        // It may have had something left for the server.
+        let _ = self.forth.join().unwrap();
     }
 }
 
