@@ -17,7 +17,6 @@ use std::{io, ptr, slice};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
-use rustix::param::page_size;
 
 use self::pages::SizedPages;
 use crate::causes::with_causes;
@@ -387,10 +386,10 @@ impl Mapping {
 
     /// Says whether it consists of huge pages that are set aside. Also if that cannot be found out.
     fn may_be_huge(&self) -> bool {
-        // SAFETY: this is a page of this mapping, and the advice changes nothing that it holds.
-        let advised = unsafe { madvise(self.base.as_ptr().cast(), page_size(), Advice::LinuxCold) };
+        // SAFETY: this is the first page of this mapping, and the advice changes nothing that it holds.
+        let advised = unsafe { madvise(self.base.as_ptr().cast(), HEADER_BYTES, Advice::LinuxCold) };
         // Only usual pages that are not locked can be cold (madvise(2)). The list of pages is long in a large process.
-        advised.is_err() && self.page_bytes().is_none_or(|bytes| bytes > page_size())
+        advised.is_err() && self.page_bytes().is_none_or(|bytes| bytes > usual_page_bytes())
     }
 
     /// Bytes of one of its pages, from /proc/self/smaps (proc_pid_smaps(5)). Transparent huge pages count as usual ones.
@@ -422,6 +421,13 @@ impl Mapping {
         //   were attached for writing.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.words) }
     }
+}
+
+/// Bytes of a page that is not huge. Not by `rustix`, which dies under valgrind(1) when it is asked.
+fn usual_page_bytes() -> usize {
+    // SAFETY: it takes a number and gives one.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
 }
 
 impl Drop for Mapping {
