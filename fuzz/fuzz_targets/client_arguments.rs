@@ -5,9 +5,6 @@
 #[path = "../../src/bin/client/args.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod args;
-#[path = "../../src/bin/client/clock.rs"]
-#[allow(dead_code, reason = "only a part is under test")]
-mod clock;
 #[path = "../../src/bin/client/identity.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod identity;

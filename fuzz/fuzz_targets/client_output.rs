@@ -8,8 +8,6 @@
 #[path = "../../src/bin/client/args.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod args;
-#[path = "../../src/bin/client/clock.rs"]
-mod clock;
 #[path = "../../src/bin/client/identity.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod identity;
@@ -76,7 +74,11 @@ fn check_json(message: &Message<'_>, truncate: Option<usize>) {
         other => panic!("{other:?}"),
     };
     let most = truncate.map_or(message.payload.len(), |limit| limit.min(message.payload.len()));
-    let expected = if is_text { shown(message.payload, truncate) } else { &message.payload[..most] };
+    let expected = if is_text {
+        shown(message.payload, truncate)
+    } else {
+        &message.payload[..most]
+    };
     assert_eq!(payload, expected, "{text}");
     let is_whole = payload.len() == message.payload.len();
     assert_eq!(take("truncated"), (!is_whole).then_some(Value::Bool(true)));
