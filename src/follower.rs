@@ -173,6 +173,14 @@ impl Follower {
         }
     }
 
+    /// Goes on from the [`position`](Self::position) of an earlier follower of this server: that incarnation from that
+    /// sequence on, any other from its first. Where none was attached yet, [`FollowOptions::from`] says where to begin.
+    #[must_use]
+    pub fn resume(mut self, position: (Incarnation, u64)) -> Self {
+        self.position = Some(position);
+        self
+    }
+
     /// Waits for up to `timeout` for the next thing to tell. `read` makes what it wants of a message where it lies; it
     /// may be called for a message that is overwritten meanwhile and then again, and what it returned then is dropped.
     ///

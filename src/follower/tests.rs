@@ -56,6 +56,33 @@ fn expect_attached(follower: &mut Follower, over: Transport) -> (Incarnation, u6
     }
 }
 
+#[test]
+fn follower_goes_on_where_another_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(options(&dir, "prices")).unwrap();
+    let mut first = follow(&server, Join::Oldest, TransportChoice::SharedMemory);
+    let (incarnation, _) = expect_attached(&mut first, Transport::SharedMemory);
+    server.publisher().publish(b"a").unwrap();
+    expect_message(&mut first, 0, b"a");
+    let position = first.position().unwrap();
+    drop(first);
+    server.publisher().publish(b"b").unwrap();
+
+    let mut second = follow(&server, Join::New, TransportChoice::SharedMemory).resume(position);
+    let attached = expect_attached(&mut second, Transport::SharedMemory);
+    assert_eq!(attached, (incarnation, 1));
+    expect_message(&mut second, 1, b"b");
+
+    // Another life is followed from its first message.
+    drop(server);
+    let mut server = Server::start(options(&dir, "prices")).unwrap();
+    server.publisher().publish(b"c").unwrap();
+    let mut third = follow(&server, Join::New, TransportChoice::SharedMemory).resume(position);
+    let (next, cursor) = expect_attached(&mut third, Transport::SharedMemory);
+    assert_eq!((next != incarnation, cursor), (true, 0));
+    expect_message(&mut third, 0, b"c");
+}
+
 fn expect_message(follower: &mut Follower, sequence: u64, payload: &[u8]) {
     match next(follower) {
         Event::Message(received) => assert_eq!((received.sequence, &received.value[..]), (sequence, payload)),

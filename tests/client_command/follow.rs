@@ -237,6 +237,44 @@ fn follower_goes_on_with_a_server_that_was_killed_and_restarted() {
 }
 
 #[test]
+fn server_that_left_costs_nothing_and_is_followed_from_its_first_message_when_it_is_back() {
+    let stage = Stage::new();
+    let client = stage.client("--follow --format json");
+    for name in ["one", "two", "three"] {
+        let mut server = stage.server(name, &["--exit-at-end"]);
+        client.json_of("attached");
+        server.publish(&["a"]);
+        client.json_of("message");
+        server.end_input();
+        assert_eq!(client.json_of("ended")["server"], name);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+
+    client.wait_until_it_follows_nobody();
+    client.stop();
+    let _back = stage.server_of("two", &["b", "c"]);
+    client.signal(Signal::CONT);
+
+    let attached = client.json();
+    assert_eq!((&attached["type"], &attached["next"]), (&json!("attached"), &json!(0)));
+    assert_eq!(
+        [told(&client.json()), told(&client.json())],
+        [json!(["two", 0, "b"]), json!(["two", 1, "c"])]
+    );
+    client.signal(Signal::INT);
+    let finished = client.finish().expect(0);
+    let told = finished.told();
+    assert!(
+        told.contains("client: two: 3 messages") && told.contains("2 incarnations"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("client: total: 3 servers, 5 messages, missed 0"),
+        "{told}"
+    );
+}
+
+#[test]
 fn stopped_reader_learns_exactly_what_it_missed() {
     let stage = Stage::new();
     let mut prices = stage.server("prices", &["--slots", "64", "--exit-at-end"]);

@@ -1,12 +1,13 @@
 //! Real servers and clients for the tests: started in a directory of their own, waited for by what they do, each wait
 //! with a limit, and killed by their handles when the test is over, however it ends.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::{self, DirEntry};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapwing::discovery::{self, Trust};
 use lapwing::{Join, Subscriber};
@@ -236,6 +237,31 @@ impl Client {
         self.signal(Signal::STOP);
         let stopped = waitpid(Some(Pid::from_child(&self.child)), WaitOptions::UNTRACED).unwrap();
         assert!(stopped.unwrap().1.stopped());
+    }
+
+    /// Waits until it follows nobody any more: only its main thread is left, and the watch on the directory.
+    pub fn wait_until_it_follows_nobody(&self) {
+        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let entries = |part: &str| fs::read_dir(process.join(part)).unwrap();
+        let is_watch = |entry: io::Result<DirEntry>| {
+            let target = entry.and_then(|entry| fs::read_link(entry.path()));
+            target.is_ok_and(|target| target == Path::new("anon_inode:inotify"))
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (threads, watches) = (
+                entries("task").count(),
+                entries("fd").map(is_watch).filter(|is| *is).count(),
+            );
+            if (threads, watches) == (1, 1) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{threads} threads and {watches} watches are left"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for its end.

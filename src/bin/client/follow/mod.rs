@@ -7,8 +7,12 @@
 //!
 //! The main thread sleeps in `poll` and never touches a message. At the end it closes the outlet, after which nothing is
 //! written or counted any more, tells what each server brought, and leaves; the kernel detaches the segments.
+//!
+//! The thread of a server that is gone, and its info file with it, ends. What stays are its tally and its position, from
+//! which another thread goes on if the server comes back.
 
 mod outlet;
+mod server;
 mod stream;
 mod tally;
 
@@ -22,14 +26,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lapwing::FollowOptions;
 use lapwing::cli::{self, Escaped, Failure, Signals, exit};
 use lapwing::discovery::{self, Entry, Found, ListError, Trust, Watch};
-use lapwing::{FollowOptions, Incarnation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::outlet::{Outcome, Outlet};
-use self::stream::{Common, Followed, Phase, Stream};
-use self::tally::{Mark, plural};
+use self::server::{Server, forget, sorted};
+use self::stream::{Common, Phase, Stream};
+use self::tally::Sums;
 use crate::args::Args;
 use crate::identity::identity;
 use crate::live_first::{live_first, lives};
@@ -43,6 +48,8 @@ const STACK_BYTES: usize = 512 << 10;
 /// Of them, those that have not been attached and whose lock nobody holds: as a rule what killed servers left behind,
 /// but where locks cannot be seen perhaps some that live. Each waits with a watch, of which a user has 128.
 const MOST_SUSPECTS: usize = 64;
+/// Of the servers that are gone, those that are remembered: as many as may come back at once.
+const MOST_GONE: usize = MOST_SERVERS;
 /// Time between two looks at the directories even if nothing seems to have changed.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 /// The same where the kernel does not tell of changes.
@@ -86,8 +93,16 @@ struct Roster<'a> {
     directories: Vec<Directory>,
     common: Arc<Common>,
     servers: HashMap<PathBuf, Server>,
-    /// How many more that seem to be dead are taken at this look.
+    /// Looks at the directories so far.
+    looks: u64,
+    /// How many more servers are taken at this look.
+    room: usize,
+    /// Of them, how many that seem to be dead.
     room_for_suspects: usize,
+    /// Threads that were started so far.
+    threads: usize,
+    /// What the servers brought that are gone and not remembered.
+    forgotten: Sums,
     /// Problems that were told, so that each is told once.
     told: HashSet<String>,
     started: Instant,
@@ -102,25 +117,6 @@ struct Roster<'a> {
 struct Directory {
     path: PathBuf,
     watch: Watch,
-}
-
-#[derive(Debug)]
-struct Server {
-    followed: Arc<Followed>,
-    /// As its info file said when its thread was started.
-    incarnation: Incarnation,
-    /// Whether it held the lock on its info file at the last look.
-    lives: bool,
-    /// Whether it did at any look.
-    has_lived: bool,
-    /// When the last interim line was printed.
-    mark: Option<Mark>,
-}
-
-impl Server {
-    fn is_unwanted(&self) -> bool {
-        self.followed.phase() == Phase::Unwanted
-    }
 }
 
 impl<'a> Roster<'a> {
@@ -152,7 +148,11 @@ impl<'a> Roster<'a> {
                 name_width: AtomicUsize::new(0),
             }),
             servers: HashMap::new(),
+            looks: 0,
+            room: 0,
             room_for_suspects: 0,
+            threads: 0,
+            forgotten: Sums::default(),
             told: HashSet::new(),
             started: now,
             stats_due: args.stream.stats.and_then(|interval| now.checked_add(interval)),
@@ -232,7 +232,9 @@ impl<'a> Roster<'a> {
     /// Reads the directories and starts a thread for each new server. Returns when to do so again at the latest.
     fn look(&mut self) -> Duration {
         let mut pause = BETWEEN_LOOKS;
-        self.room_for_suspects = MOST_SUSPECTS.saturating_sub(self.suspects());
+        let mut is_whole = true;
+        self.make_room();
+        self.looks += 1;
         self.servers.values_mut().for_each(|server| server.lives = false);
         for index in 0..self.directories.len() {
             let directory = &mut self.directories[index];
@@ -264,12 +266,36 @@ impl<'a> Roster<'a> {
                 Err(error) => {
                     if matches!(error, ListError::Missing { .. }) {
                         pause = pause.min(BETWEEN_LOOKS_FOR_MISSING);
+                    } else {
+                        is_whole = false;
                     }
                     self.tell_problem(format!("{}; waiting for it", cli::one_line(&error)));
                 }
             }
         }
+        if is_whole {
+            self.dismiss_unseen();
+        }
         pause
+    }
+
+    /// Forgets the servers that left first, and finds out for how many there is room.
+    fn make_room(&mut self) {
+        forget(&mut self.servers, self.looks, MOST_GONE, &mut self.forgotten);
+        let here = || self.servers.values().filter(|server| !server.is_gone(self.looks));
+        // Never attached, and dead as it seemed at the last look.
+        let suspects = here().filter(|server| !server.lives && server.followed.phase() == Phase::New);
+        self.room = MOST_SERVERS.saturating_sub(here().count());
+        self.room_for_suspects = MOST_SUSPECTS.saturating_sub(suspects.count());
+    }
+
+    /// Has the threads end of those whose info files are gone.
+    fn dismiss_unseen(&self) {
+        let is_unseen = |server: &&Server| server.seen_at < self.looks;
+        self.servers
+            .values()
+            .filter(is_unseen)
+            .for_each(|server| server.followed.dismiss());
     }
 
     fn take(&mut self, entry: Entry) {
@@ -284,42 +310,49 @@ impl<'a> Roster<'a> {
         }
         let key = identity(&found.path);
         let lives = lives(&found);
-        let count = self.servers.len();
-        match self.servers.get_mut(&key) {
-            // Another life of a server may be of another category.
-            Some(server) if server.is_unwanted() && server.incarnation != found.info.incarnation => {
-                self.follow(key, found, lives);
-            }
+        // What is gone needs room as what is new does.
+        let last_look = self.looks - 1;
+        match self.servers.get_mut(&key).filter(|server| !server.is_gone(last_look)) {
             Some(server) => {
+                server.seen_at = self.looks;
                 server.lives |= lives;
                 server.has_lived |= lives;
+                server.followed.keep();
+                if server.is_back(&found) {
+                    self.follow(key, found, lives);
+                }
             }
-            None if count >= MOST_SERVERS => self.tell_problem(format!(
+            None if self.room == 0 => self.tell_problem(format!(
                 "more than {MOST_SERVERS} servers; choose by --name, or follow the rest with another client"
             )),
             None if !lives && self.room_for_suspects == 0 => self.tell_problem(format!(
                 "more than {MOST_SUSPECTS} servers whose info files nobody has locked: the others are followed once they live"
             )),
             None => {
+                self.room -= 1;
                 self.room_for_suspects -= usize::from(!lives);
                 self.follow(key, found, lives);
             }
         }
     }
 
-    /// Servers that were never attached and seemed to be dead at the last look.
-    fn suspects(&self) -> usize {
-        let is_suspect = |server: &&Server| !server.lives && server.followed.phase() == Phase::New;
-        self.servers.values().filter(is_suspect).count()
-    }
-
+    /// Starts a thread for a server that is new, or back.
     fn follow(&mut self, key: PathBuf, found: Found, lives: bool) {
         let name = found.info.name.as_str().to_owned();
         // Relaxed: a column that moves a line later harms nobody.
         self.common.name_width.fetch_max(name.len(), Ordering::Relaxed);
-        let followed = Arc::new(Followed::new(name));
         let incarnation = found.info.incarnation;
-        let cpu = self.args.stream.cpu.map(|cpus| cpus.in_turn(self.servers.len()));
+        let server = self
+            .servers
+            .entry(key)
+            .or_insert_with(|| Server::new(name, incarnation));
+        server.incarnation = incarnation;
+        server.seen_at = self.looks;
+        server.lives |= lives;
+        server.has_lived |= lives;
+        server.followed.call_back();
+        let followed = server.followed.clone();
+        let cpu = self.args.stream.cpu.map(|cpus| cpus.in_turn(self.threads));
         let stream = Stream::new(self.common.clone(), followed.clone(), found.path.clone());
         let spawned = thread::Builder::new()
             .name(followed.name.chars().take(15).collect())
@@ -332,17 +365,12 @@ impl<'a> Roster<'a> {
                 stream.run(&found);
             });
         match spawned {
-            Ok(_) => {
-                let server = Server {
-                    followed,
-                    incarnation,
-                    lives,
-                    has_lived: lives,
-                    mark: None,
-                };
-                self.servers.insert(key, server);
+            Ok(_) => self.threads += 1,
+            // The next look tries again.
+            Err(error) => {
+                followed.leave();
+                self.tell_problem(format!("{}: {NO_THREAD}: {error}", followed.name));
             }
-            Err(error) => self.tell_problem(format!("{}: {NO_THREAD}: {error}", followed.name)),
         }
     }
 
@@ -409,6 +437,9 @@ impl<'a> Roster<'a> {
         };
         self.stats_due = now.checked_add(interval);
         for server in sorted(&mut self.servers) {
+            if server.is_gone(self.looks) {
+                continue;
+            }
             let tally = server.followed.tally();
             cli::say(&format!(
                 "client: {}: {}",
@@ -423,23 +454,15 @@ impl<'a> Roster<'a> {
 
     /// Tells what each server brought.
     fn summarise(&mut self) {
-        let (mut messages, mut missed, mut count) = (0, 0, 0);
+        let mut total = self.forgotten;
         for server in sorted(&mut self.servers) {
             let tally = server.followed.tally();
-            messages += tally.messages();
-            missed += tally.missed();
-            count += 1;
+            total.add(&tally);
             cli::say(&format!("client: {}: {}", server.followed.name, tally.line(None)));
         }
-        let servers = plural(count, "server");
-        let messages = plural(messages, "message");
-        cli::say(&format!("client: total: {servers}, {messages}, missed {missed}"));
+        if self.forgotten.servers > 0 {
+            cli::say(&format!("client: gone before these: {}", self.forgotten));
+        }
+        cli::say(&format!("client: total: {total}"));
     }
-}
-
-/// Those that are followed, in the order of their names.
-fn sorted(servers: &mut HashMap<PathBuf, Server>) -> Vec<&mut Server> {
-    let mut servers: Vec<_> = servers.values_mut().filter(|server| !server.is_unwanted()).collect();
-    servers.sort_by(|one, other| one.followed.name.cmp(&other.followed.name));
-    servers
 }

@@ -63,13 +63,33 @@ pub(super) enum Phase {
     Refused,
 }
 
+/// Whether a stream has a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attendance {
+    /// It has one.
+    Wanted,
+    /// It has one, which ends unless the server is attached first.
+    Dismissed,
+    /// It has none any more.
+    Left,
+}
+
+/// What the main thread and that of the stream tell one another.
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    attendance: Attendance,
+    /// Where the next thread goes on.
+    position: Option<(Incarnation, u64)>,
+}
+
 /// One followed server, as the main thread sees it.
 #[derive(Debug)]
 pub(super) struct Followed {
     pub(super) name: String,
     /// What is counted, of what was written.
     pub(super) tally: Mutex<Tally>,
-    phase: Mutex<Phase>,
+    state: Mutex<State>,
     /// It was attached over its socket, so it lived then, whoever has its info file locked.
     has_answered: AtomicBool,
 }
@@ -79,18 +99,68 @@ impl Followed {
         Self {
             name,
             tally: Mutex::new(Tally::new()),
-            phase: Mutex::new(Phase::New),
+            state: Mutex::new(State {
+                phase: Phase::New,
+                attendance: Attendance::Wanted,
+                position: None,
+            }),
             has_answered: AtomicBool::new(false),
         }
     }
 
     pub(super) fn has_answered(&self) -> bool {
-        // Relaxed: the lock of the phase orders it.
+        // Relaxed: the lock of the state orders it.
         self.has_answered.load(Ordering::Relaxed)
     }
 
     pub(super) fn phase(&self) -> Phase {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state().phase
+    }
+
+    /// Whether its thread has ended.
+    pub(super) fn has_left(&self) -> bool {
+        self.state().attendance == Attendance::Left
+    }
+
+    /// Its info file is gone: has its thread end, unless that follows the server.
+    pub(super) fn dismiss(&self) {
+        let mut state = self.state();
+        if state.attendance == Attendance::Wanted && state.phase != Phase::Following {
+            state.attendance = Attendance::Dismissed;
+        }
+    }
+
+    /// Its info file is there: its thread stays, if it has one.
+    pub(super) fn keep(&self) {
+        let mut state = self.state();
+        if state.attendance == Attendance::Dismissed {
+            state.attendance = Attendance::Wanted;
+        }
+    }
+
+    /// It is to have a thread again.
+    pub(super) fn call_back(&self) {
+        let mut state = self.state();
+        state.attendance = Attendance::Wanted;
+        if state.phase == Phase::Unwanted {
+            state.phase = Phase::New;
+        }
+    }
+
+    /// Its thread ends, or could not be started.
+    pub(super) fn leave(&self) {
+        self.state().attendance = Attendance::Left;
+    }
+
+    /// Ends its thread if that was dismissed and follows nothing. Returns whether it does.
+    fn leaves(&self, position: Option<(Incarnation, u64)>) -> bool {
+        let mut state = self.state();
+        let leaves = state.attendance == Attendance::Dismissed && state.phase != Phase::Following;
+        if leaves {
+            state.attendance = Attendance::Left;
+            state.position = position;
+        }
+        leaves
     }
 
     pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -98,7 +168,11 @@ impl Followed {
     }
 
     fn enter(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.state().phase = phase;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,7 +231,11 @@ fn until_full(bytes: &[u8]) -> ControlFlow<()> {
 
 impl Stream {
     pub(super) fn new(common: Arc<Common>, followed: Arc<Followed>, path: PathBuf) -> Self {
-        let follower = Follower::new(path, common.options.clone());
+        let position = followed.state().position;
+        let mut follower = Follower::new(path, common.options.clone());
+        if let Some(position) = position {
+            follower = follower.resume(position);
+        }
         Self {
             common,
             followed,
@@ -165,7 +243,7 @@ impl Stream {
             batch: Batch::default(),
             payload: Vec::new(),
             latency: Latency::default(),
-            incarnation: None,
+            incarnation: position.map(|(incarnation, _)| incarnation),
             untold: (0, 0),
             told_at: None,
             told_why: None,
@@ -173,14 +251,15 @@ impl Stream {
         }
     }
 
-    /// Follows the server until the outlet is closed.
+    /// Follows the server until the outlet is closed, or the server is gone.
     pub(super) fn run(mut self, found: &Found) {
-        if !self.is_wanted(found) {
+        if self.is_wanted(found) {
+            while self.step() && !self.followed.leaves(self.follower.position()) {}
+        } else {
             self.followed.enter(Phase::Unwanted);
-            self.common.outlet.wake();
-            return;
+            self.followed.leave();
         }
-        while self.step() {}
+        self.common.outlet.wake();
     }
 
     fn is_wanted(&self, found: &Found) -> bool {

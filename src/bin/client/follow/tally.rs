@@ -1,6 +1,7 @@
 //! What one followed server has brought so far: counted by its stream in a [`Count`], and added to the server's
 //! [`Tally`] once it is written, so that the summary tells of what was really written.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -61,6 +62,29 @@ pub(crate) struct Tally {
     incarnations: u64,
 }
 
+/// What several servers have brought.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) servers: u64,
+    pub(crate) messages: u64,
+    pub(crate) missed: u64,
+}
+
+impl Sums {
+    pub(crate) const fn add(&mut self, tally: &Tally) {
+        self.servers += 1;
+        self.messages += tally.messages();
+        self.missed += tally.missed;
+    }
+}
+
+impl fmt::Display for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (servers, messages) = (plural(self.servers, "server"), plural(self.messages, "message"));
+        write!(f, "{servers}, {messages}, missed {}", self.missed)
+    }
+}
+
 /// A moment of a tally, to tell a rate from two of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark {
@@ -111,8 +135,8 @@ impl Tally {
         self.messages
     }
 
-    pub(crate) const fn missed(&self) -> u64 {
-        self.missed
+    pub(crate) const fn was_attached(&self) -> bool {
+        self.since.is_some()
     }
 
     pub(crate) fn mark(&self) -> Mark {
