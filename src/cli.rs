@@ -7,9 +7,12 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use env_logger::Target;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::SigId;
@@ -110,6 +113,7 @@ impl From<LogLevel> for log::LevelFilter {
 pub fn start_log(command: &'static str, level: LogLevel) {
     let written = env_logger::Builder::new()
         .filter_level(level.into())
+        .target(Target::Pipe(Box::new(Log)))
         .format(move |out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             writeln!(out, "{command}: {level}: {}", Escaped(&record.args().to_string()))
@@ -117,6 +121,20 @@ pub fn start_log(command: &'static str, level: LogLevel) {
         .try_init();
     // A second call changes nothing; the first log stays.
     drop(written);
+}
+
+/// Where the log goes: like all that is said it waits for nobody.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        say(String::from_utf8_lossy(line).trim_end_matches('\n'));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Takes as many descriptors as the system grants: a server needs one for each connection, a client a few for each
@@ -216,13 +234,78 @@ pub fn one_line(error: &(dyn Error + 'static)) -> String {
 
 /// Tells an error and its causes on one line of standard error: `COMMAND: message: cause`.
 pub fn print_error(command: &str, error: &(dyn Error + 'static)) {
-    say(&format!("{command}: {}", one_line(error)));
+    say_patiently(&format!("{command}: {}", one_line(error)));
 }
 
-/// Writes a line to standard error. Unlike `eprintln!` it does not panic if nobody is there to read it.
+/// Writes a line to standard error, which is told `COMMAND: ...`. Unlike `eprintln!` it does not panic if nobody is there
+/// to read it, and waits for nobody: a line for which there is no room is dropped, and once there is room again it is told
+/// how many were.
 pub fn say(line: &str) {
-    // If standard error is gone there is nobody to tell.
-    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+    say_within(Duration::ZERO, line);
+}
+
+/// The same for those who can wait: a line for which there is no room is dropped after half a second, and those behind
+/// it at once until there is room again.
+pub fn say_patiently(line: &str) {
+    say_within(Duration::from_millis(500), line);
+}
+
+fn say_within(patience: Duration, line: &str) {
+    static UNSAID: Mutex<Unsaid> = Mutex::new(Unsaid {
+        lines: 0,
+        is_within_line: false,
+    });
+    let mut unsaid = UNSAID.lock().unwrap_or_else(PoisonError::into_inner);
+    unsaid.say(io::stderr().lock(), patience, line);
+}
+
+/// What found no room on standard error and was not told yet.
+#[derive(Debug, Default)]
+struct Unsaid {
+    lines: u64,
+    /// Of the last line that was written the end is missing.
+    is_within_line: bool,
+}
+
+impl Unsaid {
+    fn say(&mut self, mut output: impl Write + AsFd, patience: Duration, line: &str) {
+        /// What can be written to a pipe that has room, without waiting: PIPE_BUF.
+        const PART_BYTES: usize = 4096;
+        let mut text = String::new();
+        if self.is_within_line {
+            text.push('\n');
+        }
+        if self.lines > 0 {
+            let command = line.split(':').next().unwrap_or_default();
+            let lines = self.lines;
+            text += &format!("{command}: nobody read standard error in time; lines that are missing here: {lines}\n");
+        }
+        text += line;
+        text.push('\n');
+        for (number, part) in text.as_bytes().chunks(PART_BYTES).enumerate() {
+            let patience = if self.lines == 0 { patience } else { Duration::ZERO };
+            if !has_room(&output, patience) {
+                self.lines = if number == 0 { self.lines + 1 } else { 1 };
+                self.is_within_line |= number > 0;
+                return;
+            }
+            // If standard error is gone there is nobody to tell.
+            let _ = output.write_all(part);
+        }
+        *self = Self::default();
+    }
+}
+
+/// Waits until a part of a line can be written without waiting. Returns whether it can: not if `patience` is over.
+fn has_room(output: impl AsFd, patience: Duration) -> bool {
+    let limit = Timespec::try_from(patience).ok();
+    let mut room = [PollFd::new(&output, PollFlags::OUT)];
+    loop {
+        match poll(&mut room, limit.as_ref()) {
+            Err(Errno::INTR) => {}
+            found => return found != Ok(0),
+        }
+    }
 }
 
 /// Leaves with what there is to say instead of running: what is wrong with the arguments, or what `--help` and `--version` asked
@@ -230,7 +313,7 @@ pub fn say(line: &str) {
 pub fn leave_with(command: &str, said: &clap::Error) -> ! {
     let code = match said.print() {
         Err(error) if !said.use_stderr() && !is_broken_pipe(&error) => {
-            say(&format!("{command}: cannot write to standard output: {error}"));
+            say_patiently(&format!("{command}: cannot write to standard output: {error}"));
             exit::ERROR.into()
         }
         _ => said.exit_code(),
@@ -298,9 +381,9 @@ impl Signals {
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
         let timeout = timeout.try_into().ok();
-        let mut fds = [rustix::event::PollFd::new(&self.arrived, rustix::event::PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.arrived, PollFlags::IN)];
         // Interrupted by a signal or not: the look tells.
-        let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+        let _ = poll(&mut fds, timeout.as_ref());
         self.take()
     }
 }
@@ -401,6 +484,51 @@ mod tests {
 
         assert_eq!(one_line(&inner), "cannot read \"a\\nb\": disk on fire");
         assert_eq!(one_line(&outer), "cannot start: disk on fire");
+    }
+
+    /// What is in a pipe that has something in it.
+    fn read_some(pipe: &mut io::PipeReader, most: usize) -> String {
+        let mut bytes = vec![0; most];
+        let read = pipe.read(&mut bytes).unwrap();
+        String::from_utf8(bytes[..read].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn lines_that_find_no_room_are_dropped_and_counted_when_there_is_room_again() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl_setpipe_size(&writer, 4096).unwrap();
+        let mut unsaid = Unsaid::default();
+        let mut say = |line: &str| unsaid.say(&writer, Duration::ZERO, line);
+
+        say("client: one");
+        assert_eq!(read_some(&mut reader, 4096), "client: one\n");
+        say(&format!("client: {}", "x".repeat(4087)));
+        say("client: two");
+        say("client: three");
+        assert_eq!(read_some(&mut reader, 8192).len(), 4096);
+        say("client: four");
+
+        assert_eq!(
+            read_some(&mut reader, 8192),
+            "client: nobody read standard error in time; lines that are missing here: 2\nclient: four\n"
+        );
+    }
+
+    #[test]
+    fn line_that_finds_room_for_its_beginning_does_not_run_into_the_next() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl_setpipe_size(&writer, 4096).unwrap();
+        let mut unsaid = Unsaid::default();
+        let mut say = |line: &str| unsaid.say(&writer, Duration::ZERO, line);
+
+        say(&"x".repeat(5000));
+        assert_eq!(read_some(&mut reader, 8192), "x".repeat(4096));
+        say("client: one");
+
+        assert_eq!(
+            read_some(&mut reader, 8192),
+            "\nclient: nobody read standard error in time; lines that are missing here: 1\nclient: one\n"
+        );
     }
 
     #[test]

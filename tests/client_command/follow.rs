@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::Duration;
 
+use rustix::io::ioctl_fionbio;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -521,6 +522,24 @@ fn reader_that_never_reads_cannot_hold_up_the_end() {
     reader.read_exact(&mut [0; 1]).unwrap();
 
     client.signal(Signal::INT);
+
+    client.finish().expect(0);
+}
+
+#[test]
+fn reader_that_never_reads_what_is_told_cannot_hold_up_the_end() {
+    let stage = Stage::new();
+    let _prices = stage.server("prices", &["--generate", "--rate", "100000/s"]);
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    ioctl_fionbio(&writer, false).unwrap();
+    let errors = writer.try_clone().unwrap();
+    let client = Client::start_telling(&[stage.info()], "--follow --format raw", writer.into(), errors.into());
+    let readers = || stage.run("--format json").json_of("server")[0]["readers"].as_u64();
+    while readers() != Some(1) {}
+
+    client.signal(Signal::TERM);
 
     client.finish().expect(0);
 }

@@ -181,15 +181,20 @@ impl Client {
 
     /// Starts a client that writes to `output`.
     pub fn start_into(paths: &[PathBuf], options: &str, output: Stdio) -> Self {
+        Self::start_telling(paths, options, output, Stdio::piped())
+    }
+
+    /// Starts a client that writes to `output`, and what else there is to tell to `errors`.
+    pub fn start_telling(paths: &[PathBuf], options: &str, output: Stdio, errors: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_client"))
             .args(paths)
             .args(options.split_whitespace())
             .stdin(Stdio::null())
             .stdout(output)
-            .stderr(Stdio::piped())
+            .stderr(errors)
             .spawn()
             .unwrap();
-        let errors = lines_of(child.stderr.take().unwrap());
+        let errors = child.stderr.take().map_or_else(|| channel().1, lines_of);
         Self {
             child,
             output: None,

@@ -1,6 +1,6 @@
 //! A server process, what it says on standard error, and a reader of its stream.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -62,15 +62,28 @@ pub fn start_with_input(info_dir: &Path, arguments: &[&str]) -> (Running, ChildS
 
 impl Running {
     fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (sender, stderr) = channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        command.stderr(Stdio::piped());
+        let mut server = Self::unheard(command);
+        let pipe = server.child.stderr.take().unwrap();
+        server.listen(pipe);
+        server
+    }
+
+    /// Starts `command`, to which nobody listens yet.
+    pub fn unheard(mut command: Command) -> Self {
         Self {
-            child,
-            stderr,
+            child: command.stdout(Stdio::null()).spawn().unwrap(),
+            stderr: channel().1,
             said: Vec::new(),
         }
+    }
+
+    /// Listens from now on to what it says into `pipe`.
+    pub fn listen(&mut self, pipe: impl Read + Send + 'static) {
+        let lines = BufReader::new(pipe).lines();
+        let (sender, stderr) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        self.stderr = stderr;
     }
 
     /// Starts `command` and waits until it says that it is announced.
@@ -150,10 +163,7 @@ impl Running {
 
     /// A reader of all that is retained.
     pub fn reader(&self) -> Reader {
-        let found = read(&self.info_path(), &Trust::default()).unwrap();
-        let id = found.info.shared_memory.as_ref().unwrap().id;
-        let subscriber = Subscriber::attach(id, found.info.incarnation, Some(found.owner_uid), Join::Oldest);
-        Reader(subscriber.unwrap())
+        Reader::of(&self.info_path())
     }
 }
 
@@ -172,6 +182,14 @@ pub struct Reader(Subscriber);
 pub type Message = (u64, Vec<u8>);
 
 impl Reader {
+    /// A reader of all that the server with that info file retains.
+    pub fn of(info_path: &Path) -> Self {
+        let found = read(info_path, &Trust::default()).unwrap();
+        let id = found.info.shared_memory.as_ref().unwrap().id;
+        let subscriber = Subscriber::attach(id, found.info.incarnation, Some(found.owner_uid), Join::Oldest);
+        Self(subscriber.unwrap())
+    }
+
     /// The next message, or `None` at the end of the stream.
     pub fn next(&mut self) -> Option<Message> {
         let deadline = Instant::now() + WATCHDOG;

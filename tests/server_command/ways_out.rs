@@ -1,12 +1,60 @@
 //! Every way out leaves no segment behind, and every way but SIGKILL removes the info file.
 
 use std::fs;
+use std::io::{PipeReader, PipeWriter, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lapwing::discovery::Watch;
+use rustix::io::ioctl_fionbio;
 use rustix::process::Signal;
 
-use crate::running::{Running, WATCHDOG, assert_freed, command, segment_of, start, start_with_input, type_in};
+use crate::running::{Reader, Running, WATCHDOG, assert_freed, command, segment_of, start, start_with_input, type_in};
+
+/// A pipe that is full.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    ioctl_fionbio(&writer, false).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn standard_error_that_nobody_reads_holds_up_neither_the_stream_nor_the_end() {
+    for is_read_later in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let info_path = directory.path().join("deaf.toml");
+        let (pipe, writer) = full_pipe();
+        let mut watch = Watch::new(&info_path);
+        let mut command = command(directory.path());
+        command.args(["--name", "deaf", "--stats", "10ms"]);
+        command.stdin(Stdio::piped()).stderr(writer);
+        let mut server = Running::unheard(command);
+        let mut input = server.take_input();
+        let start = Instant::now();
+        while !info_path.exists() {
+            assert!(start.elapsed() < WATCHDOG);
+            watch.wait(Duration::from_secs(1)).unwrap();
+        }
+
+        let mut reader = Reader::of(&info_path);
+        let start = Instant::now();
+        // Several of the lines are due.
+        while start.elapsed() < Duration::from_millis(100) {
+            type_in(&mut input, b"hello\n");
+            assert_eq!(reader.next_text(), "hello");
+        }
+        if is_read_later {
+            server.listen(pipe);
+            server.wait_to_hear("server: nobody read standard error in time");
+            server.wait_to_hear("server: stats: ");
+        }
+
+        assert_eq!(server.end_by(Signal::TERM).status.code(), Some(0));
+        assert!(!info_path.exists());
+    }
+}
 
 /// What a stopped server must have undone.
 fn assert_undone(server: Running, signal: Signal) {

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, style: &Style) -> Result<u8, Failure> {
             let mut problems = Vec::new();
             table::problems(&mut problems, &findings);
             for problem in String::from_utf8_lossy(&problems).lines() {
-                cli::say(&format!("client: {problem}"));
+                cli::say_patiently(&format!("client: {problem}"));
             }
         }
     }
@@ -74,12 +74,12 @@ pub(crate) fn run(args: &Args, style: &Style) -> Result<u8, Failure> {
         Ok(()) => {}
     }
     for failure in &findings.failures {
-        cli::say(&format!("client: {failure}"));
+        cli::say_patiently(&format!("client: {failure}"));
     }
     if findings.servers.is_empty()
         && let Some(hint) = hint(args, &findings)
     {
-        cli::say(&format!("client: {hint}"));
+        cli::say_patiently(&format!("client: {hint}"));
     }
     // Without a server, a path that is merely missing is no error: the server may be yet to start.
     Ok(match (findings.servers.is_empty(), findings.failures.is_empty()) {

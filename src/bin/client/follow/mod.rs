@@ -417,11 +417,11 @@ impl<'a> Roster<'a> {
             return;
         }
         if self.told.len() == MOST_PROBLEMS {
-            cli::say(&format!(
+            cli::say_patiently(&format!(
                 "client: {MOST_PROBLEMS} problems were told; further ones are not"
             ));
         } else {
-            cli::say(&format!("client: {}", Escaped(&problem)));
+            cli::say_patiently(&format!("client: {}", Escaped(&problem)));
         }
         self.told.insert(problem);
     }
@@ -441,7 +441,7 @@ impl<'a> Roster<'a> {
                 continue;
             }
             let tally = server.followed.tally();
-            cli::say(&format!(
+            cli::say_patiently(&format!(
                 "client: {}: {}",
                 server.followed.name,
                 tally.line(server.mark)
@@ -458,11 +458,11 @@ impl<'a> Roster<'a> {
         for server in sorted(&mut self.servers) {
             let tally = server.followed.tally();
             total.add(&tally);
-            cli::say(&format!("client: {}: {}", server.followed.name, tally.line(None)));
+            cli::say_patiently(&format!("client: {}: {}", server.followed.name, tally.line(None)));
         }
         if self.forgotten.servers > 0 {
-            cli::say(&format!("client: gone before these: {}", self.forgotten));
+            cli::say_patiently(&format!("client: gone before these: {}", self.forgotten));
         }
-        cli::say(&format!("client: total: {total}"));
+        cli::say_patiently(&format!("client: total: {total}"));
     }
 }

@@ -143,7 +143,7 @@ impl Outlet {
             return false;
         }
         let written = self.write(&batch.bytes, &mut meanwhile);
-        batch.notices.iter().for_each(|notice| cli::say(notice));
+        batch.notices.iter().for_each(|notice| cli::say_patiently(notice));
         let mut state = self.lock();
         state.busy = false;
         match written {
