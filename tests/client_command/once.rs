@@ -1,14 +1,17 @@
 //! Looking once: the table, the sums, the messages, and what is wrong.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::{ioctl_fionbio, ioctl_fionread};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::stage::{Client, Stage};
+use crate::stage::{Client, PATIENCE, Stage};
 
 /// The text of an info file of a server that nobody runs, with a socket at `address`.
 fn info_of(name: &str, address: &str) -> String {
@@ -18,6 +21,30 @@ fn info_of(name: &str, address: &str) -> String {
         "format = 1\nname = \"{name}\"\nincarnation = \"{incarnation:032x}\"\npid = 1\n\
          started_unix_ns = 1\nuid = 0\ngid = 0\n[socket]\nprotocol = 1\naddresses = [\"{address}\"]\n"
     )
+}
+
+#[test]
+fn pipe_that_others_made_non_blocking_takes_the_whole_report() {
+    let stage = Stage::new();
+    let mut prices = stage.server("prices", &["--ring-size", "4M"]);
+    let line = "x".repeat(300_000);
+    prices.publish(&[&line]);
+    prices.wait_for(1);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&writer, true).unwrap();
+
+    let client = Client::start_into(&[stage.info()], "--format raw", writer.into());
+    // More than the pipe has room for is to come.
+    let start = Instant::now();
+    while ioctl_fionread(&reader).unwrap() < 65_536 {
+        assert!(start.elapsed() < PATIENCE, "the pipe is not filled");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut report = String::new();
+    reader.read_to_string(&mut report).unwrap();
+
+    client.finish().expect(0);
+    assert!(report == line + "\n", "{} bytes", report.len());
 }
 
 #[test]

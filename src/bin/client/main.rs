@@ -8,6 +8,7 @@ mod clock;
 mod identity;
 mod live_first;
 mod output;
+mod stdout;
 
 mod look;
 mod once;

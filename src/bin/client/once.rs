@@ -1,9 +1,5 @@
 //! Looks once at every server and reports: the servers, how each is reached and why, their newest messages, the sums.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-
 use lapwing::Transport;
 use lapwing::cli::{self, Escaped, Failure, exit};
 use lapwing::probe::{Attempt, Category};
@@ -12,6 +8,7 @@ use crate::args::Args;
 use crate::look::{Findings, Seen, look};
 use crate::output::json::Object;
 use crate::output::{Format, Message, Style, table};
+use crate::stdout;
 
 /// What the last line of a report says.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +64,7 @@ pub(crate) fn run(args: &Args, style: &Style) -> Result<u8, Failure> {
             }
         }
     }
-    let written = io::stdout().as_fd().try_clone_to_owned();
-    match written.and_then(|output| File::from(output).write_all(&out)) {
+    match stdout::open().and_then(|output| stdout::write(&output, &out, &mut None)) {
         Err(error) if cli::is_broken_pipe(&error) => {}
         Err(error) => return Err(Failure::caused("cannot write to standard output", error)),
         Ok(()) => {}

@@ -17,9 +17,7 @@ mod stream;
 mod tally;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +38,7 @@ use crate::identity::identity;
 use crate::live_first::{live_first, lives};
 use crate::look::NO_THREAD;
 use crate::output::Style;
+use crate::stdout;
 
 /// Servers that are followed at most: each has a thread.
 const MOST_SERVERS: usize = 1024;
@@ -121,8 +120,6 @@ struct Directory {
 
 impl<'a> Roster<'a> {
     fn new(args: &'a Args, style: Style) -> io::Result<Self> {
-        // Not `io::stdout`, which would look for line ends in what is written.
-        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let mut options = FollowOptions::default();
         options.from = args.stream.from.unwrap_or_default();
         options.transport = args.stream.transport.unwrap_or_default();
@@ -140,7 +137,7 @@ impl<'a> Roster<'a> {
             trust: args.trust(),
             directories: args.paths.iter().map(directory).collect(),
             common: Arc::new(Common {
-                outlet: Outlet::new(output, args.stream.count)?,
+                outlet: Outlet::new(stdout::open()?, args.stream.count)?,
                 style,
                 category: args.category,
                 fail_on_gap: args.stream.fail_on_gap,

@@ -12,27 +12,22 @@
 //! streams, but not the end.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapwing::cli;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::Errno;
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::tally::{Count, Tally};
+use crate::stdout::{self, MEANWHILE};
 
 /// Bytes after which a batch is written even if more messages wait.
 pub(super) const BATCH_BYTES: usize = 64 << 10;
 /// The most room that a batch keeps after a long message.
 const KEPT_BYTES: usize = 4 * BATCH_BYTES;
-
-/// How often somebody who waits can do something else.
-const MEANWHILE: Duration = Duration::from_secs(1);
-/// What can be written to a pipe that has room, without waiting: PIPE_BUF.
-const PART_BYTES: usize = 4096;
 
 /// What a stream has formatted and not written yet.
 #[derive(Debug, Default)]
@@ -142,7 +137,7 @@ impl Outlet {
             batch.clear();
             return false;
         }
-        let written = self.write(&batch.bytes, &mut meanwhile);
+        let written = stdout::write(&self.output, &batch.bytes, &mut meanwhile);
         batch.notices.iter().for_each(|notice| cli::say_patiently(notice));
         let mut state = self.lock();
         state.busy = false;
@@ -180,40 +175,6 @@ impl Outlet {
         }
         state.busy = state.busy || state.outcome.is_none();
         state.outcome.is_none()
-    }
-
-    fn write(&self, mut bytes: &[u8], meanwhile: &mut Option<&mut dyn FnMut()>) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let mut part = bytes;
-            if let Some(meanwhile) = meanwhile {
-                self.wait_for_room(meanwhile)?;
-                part = &bytes[..bytes.len().min(PART_BYTES)];
-            }
-            match (&self.output).write(part) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whoever shares our standard output may have made it non-blocking.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    poll(&mut [PollFd::new(&self.output, PollFlags::OUT)], None)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until a part can be written without waiting.
-    fn wait_for_room(&self, meanwhile: &mut dyn FnMut()) -> io::Result<()> {
-        let limit = Timespec::try_from(MEANWHILE).ok();
-        loop {
-            match poll(&mut [PollFd::new(&self.output, PollFlags::OUT)], limit.as_ref()) {
-                Ok(0) => meanwhile(),
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     /// Makes the main thread look.
@@ -280,7 +241,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::thread;
 
     use super::*;
