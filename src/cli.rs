@@ -163,7 +163,13 @@ pub fn widen_pipe(pipe: impl AsFd) {
 pub const fn steers_terminal(character: char) -> bool {
     matches!(
         character,
-        '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
     )
 }
 
@@ -475,6 +481,17 @@ mod tests {
         let text = "pr\u{eb}ces\u{1b}[2J\n\u{9b}x\u{202e}";
 
         assert_eq!(Escaped(text).to_string(), "pr\u{eb}ces\\u{1b}[2J\\n\\u{9b}x\\u{202e}");
+    }
+
+    #[test]
+    fn everything_that_turns_the_direction_of_text_around_is_escaped() {
+        // What Unicode calls Bidi_Control.
+        let controls = ['\u{61c}', '\u{200e}', '\u{200f}'].into_iter();
+        for control in controls.chain('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+            let escaped = Escaped(&format!("a{control}b")).to_string();
+
+            assert_eq!(escaped, format!("a\\u{{{:x}}}b", u32::from(control)));
+        }
     }
 
     #[test]
