@@ -56,6 +56,33 @@ fn client_that_finds_no_server_says_that_it_waits_for_one() {
 }
 
 #[test]
+fn client_whose_filters_leave_out_all_servers_says_once_which_there_are() {
+    let stage = Stage::new();
+    let _prices = stage.server_of("prices", &["a"]);
+    let _weather = stage.server_of("weather", &["b"]);
+
+    for filter in ["--name typo*", "--category vm", "--name prices --category vm"] {
+        let client = stage.client(&format!("--follow {filter}"));
+        let told = client.error_with("no server matches");
+        assert!(
+            told.contains("all 2 (prices, weather); waiting for one"),
+            "{filter}: {told}"
+        );
+        let third = stage.server_of("third", &["c"]);
+        third.signal(Signal::TERM);
+        assert_eq!(third.wait().code(), Some(0));
+        client.signal(Signal::TERM);
+        let rest = client.finish().expect(0).told();
+        assert!(!rest.contains("no server matches"), "{filter}: {rest}");
+    }
+
+    let client = stage.client("--follow --name ty* --from oldest --format raw -n 1");
+    client.error_with("no server matches");
+    let _typo = stage.server_of("typo", &["d"]);
+    assert_eq!(client.finish().expect(0).output, ["d"]);
+}
+
+#[test]
 fn json_stream_has_the_documented_objects_in_order() {
     let stage = Stage::new();
     let mut prices = stage.server("prices", &["--exit-at-end"]);

@@ -16,7 +16,7 @@ mod server;
 mod stream;
 mod tally;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ const BETWEEN_LOOKS_FOR_MISSING: Duration = Duration::from_millis(100);
 const SHORTEST_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 /// How long the end waits for what is being written.
 const LAST_WRITE: Duration = Duration::from_millis(500);
+/// Names that are told of servers that do not match.
+const MOST_NAMES: usize = 10;
 /// Problems that are told: one for each entry that a directory may have.
 const MOST_PROBLEMS: usize = discovery::MAX_ENTRIES;
 
@@ -102,6 +104,8 @@ struct Roster<'a> {
     threads: usize,
     /// What the servers brought that are gone and not remembered.
     forgotten: Sums,
+    /// Names of the servers that `--name` left out at the last look, until it was told that no other is there.
+    left_out: Option<BTreeSet<String>>,
     /// Problems that were told, so that each is told once.
     told: HashSet<String>,
     started: Instant,
@@ -150,6 +154,7 @@ impl<'a> Roster<'a> {
             room_for_suspects: 0,
             threads: 0,
             forgotten: Sums::default(),
+            left_out: Some(BTreeSet::new()),
             told: HashSet::new(),
             started: now,
             stats_due: args.stream.stats.and_then(|interval| now.checked_add(interval)),
@@ -170,6 +175,7 @@ impl<'a> Roster<'a> {
                 let seen = Instant::now();
                 self.deaf_until = seen + (seen - now).max(SHORTEST_BETWEEN_LOOKS);
             }
+            self.tell_no_match();
             self.tell_stats(now);
             if self.common.outlet.is_closed() || self.is_done() {
                 return Outcome::Stopped;
@@ -231,6 +237,7 @@ impl<'a> Roster<'a> {
         let mut pause = BETWEEN_LOOKS;
         let mut is_whole = true;
         self.make_room();
+        self.left_out.iter_mut().for_each(BTreeSet::clear);
         self.looks += 1;
         self.servers.values_mut().for_each(|server| server.lives = false);
         for index in 0..self.directories.len() {
@@ -302,7 +309,11 @@ impl<'a> Roster<'a> {
                 return self.tell_problem(format!("{path:?}: {}", cli::one_line(&reason)));
             }
         };
-        if !self.args.wants_name(found.info.name.as_str()) {
+        let name = found.info.name.as_str();
+        if !self.args.wants_name(name) {
+            if let Some(names) = &mut self.left_out {
+                names.insert(name.to_owned());
+            }
             return;
         }
         let key = identity(&found.path);
@@ -407,6 +418,29 @@ impl<'a> Roster<'a> {
             Phase::Following | Phase::Lost | Phase::Ended => false,
         });
         all && any
+    }
+
+    /// Tells once, as soon as that is so, that there are servers and none of them matches.
+    fn tell_no_match(&mut self) {
+        if !self.servers.values().all(Server::is_unwanted) {
+            return;
+        }
+        let here = self.servers.values().filter(|server| !server.is_gone(self.looks));
+        let unwanted = here.map(|server| server.followed.name.clone());
+        let Some(names) = self.left_out.take_if(|names| {
+            names.extend(unwanted);
+            !names.is_empty()
+        }) else {
+            return;
+        };
+        let mut shown: Vec<_> = names.into_iter().collect();
+        let count = shown.len();
+        shown.truncate(MOST_NAMES);
+        let more = if count > MOST_NAMES { ", ..." } else { "" };
+        let shown = shown.join(", ");
+        self.tell_problem(format!(
+            "no server matches: --name or --category leave out all {count} ({shown}{more}); waiting for one"
+        ));
     }
 
     fn tell_problem(&mut self, problem: String) {
