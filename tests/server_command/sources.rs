@@ -232,6 +232,41 @@ fn lines_that_are_too_long_are_told_and_counted_but_do_not_flood_the_log() {
 }
 
 #[test]
+fn option_that_would_be_ignored_starts_nothing() {
+    for arguments in [
+        "--file f --rate 1/s",
+        "--file f --interval 1s",
+        "--file f --follow-file --linger 5s",
+        "--message x --size 100",
+        "--message x --rate 1/s",
+        "--message x --follow-file",
+        "--message x --publish-mode 0600",
+        "--generate --interval 1s",
+        "--generate --follow-file",
+        "--framed --rate max",
+        "--framed --publish-remote",
+        "--publish-listen 127.0.0.1:0 --linger 5s",
+        "--publish-listen unix:p --publish-remote",
+        "--no-shm --huge-page-size 2M",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("f"), "line\n").unwrap();
+        let mut command = command(&directory.path().join("info"));
+        command.current_dir(&directory).args(arguments.split(' '));
+
+        let gone = run(command);
+
+        assert_eq!(gone.status.code(), Some(2), "{arguments}: {}", gone.said);
+        assert!(
+            gone.said.contains(" needs --") || gone.said.contains(" needs a TCP address"),
+            "{}",
+            gone.said
+        );
+        assert!(!directory.path().join("info").exists());
+    }
+}
+
+#[test]
 fn a_source_that_cannot_be_opened_starts_nothing() {
     let directory = tempfile::tempdir().unwrap();
     for path in [directory.path().join("missing"), directory.path().to_owned()] {

@@ -42,7 +42,7 @@ const DEFAULT_MAX_LOSSLESS: u32 = 64;
 /// unless --exit-at-end is given. Nothing is written to standard output.
 #[derive(Debug, Parser)]
 #[command(name = "server", version, after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("source").multiple(false), group = ArgGroup::new("counted"))]
+#[command(group = ArgGroup::new("source").multiple(false))]
 pub struct Args {
     /// What clients know this server by [default: after the source, and new in the directory]
     #[arg(long, help_heading = "Announcement", value_name = "NAME")]
@@ -168,7 +168,7 @@ pub struct Args {
     huge_pages: Option<HugePages>,
 
     /// Size of a reserved huge page, like 2M or 1G [default: the kernel's]
-    #[arg(long, help_heading = "Tuning", value_name = "SIZE", requires = "huge_pages", value_parser = cli::size)]
+    #[arg(long, help_heading = "Tuning", value_name = "SIZE", value_parser = cli::size)]
     huge_page_size: Option<u64>,
 
     /// Keep the ring from being swapped out
@@ -180,31 +180,37 @@ pub struct Args {
     file: Option<PathBuf>,
 
     /// Go on reading as the file grows, and when another takes its place
-    #[arg(long, help_heading = "Source, one of", requires = "file")]
+    #[arg(long, help_heading = "Source, one of")]
     follow_file: bool,
 
     /// Publish this text again and again
-    #[arg(long, help_heading = "Source, one of", value_name = "TEXT", groups = ["source", "counted"], allow_hyphen_values = true)]
+    #[arg(
+        long,
+        help_heading = "Source, one of",
+        value_name = "TEXT",
+        group = "source",
+        allow_hyphen_values = true
+    )]
     message: Option<String>,
 
     /// Time from one --message to the next; 0s for as fast as can be [default: 1s]
-    #[arg(long, help_heading = "Source, one of", value_name = "TIME", requires = "message", value_parser = cli::duration)]
+    #[arg(long, help_heading = "Source, one of", value_name = "TIME", value_parser = cli::duration)]
     interval: Option<Duration>,
 
     /// Publish messages that can be checked, made up as docs/sources.md says
-    #[arg(long, help_heading = "Source, one of", groups = ["source", "counted"])]
+    #[arg(long, help_heading = "Source, one of", group = "source")]
     generate: bool,
 
     /// Bytes of a generated message, from 16 [default: 64]
-    #[arg(long, help_heading = "Source, one of", value_name = "SIZE", requires = "generate", value_parser = cli::size)]
+    #[arg(long, help_heading = "Source, one of", value_name = "SIZE", value_parser = cli::size)]
     size: Option<u64>,
 
     /// How many to generate: a number per second like 1000/s, or max [default: 1000/s]
-    #[arg(long, help_heading = "Source, one of", value_name = "N/s", requires = "generate")]
+    #[arg(long, help_heading = "Source, one of", value_name = "N/s")]
     rate: Option<Rate>,
 
     /// End after so many messages
-    #[arg(long, help_heading = "Source, one of", value_name = "N", requires = "counted")]
+    #[arg(long, help_heading = "Source, one of", value_name = "N")]
     count: Option<u64>,
 
     /// Publish binary messages from standard input, framed as docs/sources.md says
@@ -216,11 +222,11 @@ pub struct Args {
     publish_listen: Option<PushAddress>,
 
     /// Let --publish-listen take an address that other machines reach: whoever reaches it can publish
-    #[arg(long, help_heading = "Source, one of", requires = "publish_listen")]
+    #[arg(long, help_heading = "Source, one of")]
     publish_remote: bool,
 
     /// Who may push to a unix socket, as the octal mode of a file; --group applies, too [default: 0600]
-    #[arg(long, help_heading = "Source, one of", value_name = "MODE", requires = "publish_listen", value_parser = mode)]
+    #[arg(long, help_heading = "Source, one of", value_name = "MODE", value_parser = mode)]
     publish_mode: Option<u32>,
 
     /// Leave when the input has ended and every client has read all of it
@@ -228,7 +234,7 @@ pub struct Args {
     exit_at_end: bool,
 
     /// How long to wait then for clients that are there [default: 10s]
-    #[arg(long, help_heading = "Running", value_name = "TIME", requires = "exit_at_end", value_parser = cli::duration)]
+    #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = cli::duration)]
     linger: Option<Duration>,
 
     /// Print statistics on standard error so often, and at the end
@@ -277,6 +283,9 @@ impl Args {
     /// # Errors
     /// What makes no sense, and what would.
     pub fn check(self) -> Result<Self, clap::Error> {
+        if let Some((option, needed)) = self.option_without_use() {
+            return Err(wrong(&format!("{option} needs {needed}")));
+        }
         // The number of slots that stands for a default is always possible.
         let slots = self.slots.unwrap_or(1024);
         let geometry = Geometry::new(slots, self.slot_size, self.ring_size, self.max_message)
@@ -324,9 +333,6 @@ impl Args {
             ));
         }
         match &self.publish_listen {
-            Some(PushAddress::Tcp(address)) if self.publish_mode.is_some() => {
-                return Err(wrong(&format!("--publish-mode is for unix sockets, not for {address}")));
-            }
             Some(PushAddress::Tcp(address)) if !address.ip().is_loopback() && !self.publish_remote => {
                 return Err(wrong(&format!(
                     "whoever reaches {address} could publish; listen on 127.0.0.1 or a unix socket, or give \
@@ -336,6 +342,51 @@ impl Args {
             _ => {}
         }
         Ok(self)
+    }
+
+    /// An option that would be ignored, and what it needs. clap cannot tell: it asks for nothing that conflicts with what
+    /// is there, and every source conflicts with every other.
+    fn option_without_use(&self) -> Option<(&'static str, &'static str)> {
+        let (pushed_by_tcp, pushed_by_unix) = match self.publish_listen {
+            Some(PushAddress::Tcp(_)) => (true, false),
+            Some(PushAddress::Unix(_)) => (false, true),
+            None => (false, false),
+        };
+        let counted = self.message.is_some() || self.generate;
+        [
+            (self.follow_file, "--follow-file", self.file.is_some(), "--file"),
+            (
+                self.interval.is_some(),
+                "--interval",
+                self.message.is_some(),
+                "--message",
+            ),
+            (self.size.is_some(), "--size", self.generate, "--generate"),
+            (self.rate.is_some(), "--rate", self.generate, "--generate"),
+            (self.count.is_some(), "--count", counted, "--message or --generate"),
+            (
+                self.publish_remote,
+                "--publish-remote",
+                pushed_by_tcp,
+                "a TCP address in --publish-listen",
+            ),
+            (
+                self.publish_mode.is_some(),
+                "--publish-mode",
+                pushed_by_unix,
+                "--publish-listen unix:PATH",
+            ),
+            (self.linger.is_some(), "--linger", self.exit_at_end, "--exit-at-end"),
+            (
+                self.huge_page_size.is_some(),
+                "--huge-page-size",
+                self.huge_pages.is_some(),
+                "--huge-pages",
+            ),
+        ]
+        .into_iter()
+        .find(|&(is_given, _, is_of_use, _)| is_given && !is_of_use)
+        .map(|(_, option, _, needed)| (option, needed))
     }
 
     /// How to start a server of this name.

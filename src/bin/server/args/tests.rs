@@ -151,6 +151,7 @@ fn arguments_that_make_no_sense_are_refused() {
         "--huge-pages maybe",
         "--huge-pages require --no-shm",
         "--huge-page-size 2M",
+        "--huge-page-size 2M --no-shm",
         "--huge-pages transparent --huge-page-size 2M",
         "--lock-memory --no-shm",
         "leftover",
@@ -158,6 +159,62 @@ fn arguments_that_make_no_sense_are_refused() {
         let error = parse(arguments).expect_err(arguments);
 
         assert_eq!(error.exit_code(), 2, "{arguments}");
+    }
+}
+
+#[test]
+fn option_of_another_source_is_refused_with_the_one_that_it_needs() {
+    const SOURCES: [&str; 8] = [
+        "",
+        "--file f",
+        "--file f --exit-at-end",
+        "--message x",
+        "--generate",
+        "--framed",
+        "--publish-listen 127.0.0.1:0",
+        "--publish-listen unix:p",
+    ];
+    let options: [(&str, &str, &[usize]); 8] = [
+        ("--follow-file", "--file", &[1]),
+        ("--interval 1s", "--message", &[3]),
+        ("--size 100", "--generate", &[4]),
+        ("--rate 1/s", "--generate", &[4]),
+        ("--count 5", "--message or --generate", &[3, 4]),
+        ("--publish-remote", "a TCP address in --publish-listen", &[6]),
+        ("--publish-mode 0600", "--publish-listen unix:PATH", &[7]),
+        ("--linger 5s", "--exit-at-end", &[2]),
+    ];
+
+    for (option, needed, taken_by) in options {
+        let name = option.split(' ').next().unwrap();
+        for (index, source) in SOURCES.iter().enumerate() {
+            let arguments = format!("{source} {option}");
+            if taken_by.contains(&index) {
+                assert!(parse(&arguments).is_ok(), "{arguments}");
+            } else if arguments != "--file f --exit-at-end --follow-file" {
+                let error = parse(&arguments).expect_err(&arguments);
+                assert_eq!(error.exit_code(), 2, "{arguments}");
+                assert!(
+                    error.to_string().contains(&format!("{name} needs {needed}\n")),
+                    "{arguments}: {error}"
+                );
+            }
+        }
+    }
+
+    let mut command = Args::command();
+    command.build();
+    let sources = command.get_groups().find(|group| group.get_id() == "source").unwrap();
+    for argument in command.get_arguments() {
+        let name = format!("--{}", argument.get_long().unwrap_or_default());
+        let is_known = sources.get_args().any(|id| id == argument.get_id())
+            || options
+                .iter()
+                .any(|(option, ..)| option.split(' ').next() == Some(&name));
+        assert!(
+            argument.get_help_heading() != Some("Source, one of") || is_known,
+            "{name} is not in the table"
+        );
     }
 }
 
