@@ -1,15 +1,17 @@
 //! Programs that push messages to a server.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 
 use rustix::process::Signal;
 
-use crate::running::{Running, WATCHDOG, run, start};
+use crate::running::{Running, WATCHDOG, command, run, start};
 
 fn frame(tag: u64, payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_le_bytes()[..], &tag.to_le_bytes(), payload].concat()
@@ -115,7 +117,7 @@ fn a_socket_that_a_killed_server_left_is_replaced() {
         .unwrap();
 
     assert_eq!(reader.next_text(), "hello");
-    let mut third = crate::running::command(directory.path());
+    let mut third = command(directory.path());
     third.args(["--name", "third", "--publish-listen", &address]);
     let refused = run(third);
     assert_eq!(refused.status.code(), Some(1));
@@ -126,4 +128,47 @@ fn a_socket_that_a_killed_server_left_is_replaced() {
     );
     server.end_by(Signal::TERM);
     assert!(!socket.exists());
+}
+
+#[test]
+fn of_servers_that_start_at_once_at_one_path_one_listens_and_the_others_leave() {
+    const ROUNDS: usize = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("push");
+    let address = format!("unix:{}", socket.display());
+
+    for round in 0..ROUNDS {
+        // As a kill leaves it: every other round begins with a socket where nobody listens.
+        if round % 2 == 1 {
+            drop(UnixListener::bind(&socket).unwrap());
+        }
+        let mut servers = ["first", "second", "third", "fourth"].map(|name| {
+            let name = if round % 4 < 2 { name } else { "one-name" };
+            let mut server = command(&directory.path().join("info"));
+            server.args(["--name", name, "--publish-listen", &address]);
+            server.stdin(Stdio::null());
+            Running::spawn(server)
+        });
+
+        let listening = servers.each_mut().map(|server| server.says("push messages to"));
+
+        assert_eq!(listening.iter().filter(|listens| **listens).count(), 1, "round {round}");
+        for (server, listens) in servers.into_iter().zip(listening) {
+            if listens {
+                let mut pusher = UnixStream::connect(&socket).unwrap();
+                pusher.write_all(&frame(0, b"hello")).unwrap();
+                assert_eq!(server.reader().next_text(), "hello");
+                assert!(server.end_by(Signal::TERM).status.success());
+            } else {
+                let gone = server.wait();
+                assert_eq!(gone.status.code(), Some(1), "{}", gone.said);
+                assert!(gone.said.contains("another program listens there"), "{}", gone.said);
+            }
+        }
+        let left: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["info"], "round {round}");
+    }
 }

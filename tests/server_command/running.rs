@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use lapwing::discovery::{Info, Trust, read};
@@ -61,7 +61,7 @@ pub fn start_with_input(info_dir: &Path, arguments: &[&str]) -> (Running, ChildS
 }
 
 impl Running {
-    fn spawn(mut command: Command) -> Self {
+    pub fn spawn(mut command: Command) -> Self {
         command.stderr(Stdio::piped());
         let mut server = Self::unheard(command);
         let pipe = server.child.stderr.take().unwrap();
@@ -102,6 +102,20 @@ impl Running {
             self.said.push(line.clone());
             if line.contains(text) {
                 return line;
+            }
+        }
+    }
+
+    /// Waits until a line that holds `text` is said, or it says nothing any more. Returns whether it was said.
+    pub fn says(&mut self, text: &str) -> bool {
+        loop {
+            match self.stderr.recv_timeout(WATCHDOG) {
+                Ok(line) => self.said.push(line),
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => panic!("it neither said {text:?} nor ended: {:?}", self.said),
+            }
+            if self.said.last().is_some_and(|line| line.contains(text)) {
+                return true;
             }
         }
     }

@@ -14,6 +14,8 @@ mod repeat;
 
 pub mod generate;
 
+mod path_lock;
+
 pub mod push_listener;
 
 mod push;

@@ -2,7 +2,8 @@
 //!
 //! Whoever reaches it can publish. So TCP is kept to this machine unless somebody says otherwise, and a unix socket
 //! belongs to the server's user until `--publish-mode` opens it. Its file is removed when the server stops; one that a
-//! killed server left behind, where nobody listens any more, is replaced.
+//! killed server left behind, where nobody listens any more, is replaced. Of servers that start together at one path one
+//! gets it.
 
 use std::fmt;
 use std::fs;
@@ -18,6 +19,8 @@ use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use super::path_lock::PathLock;
 
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 128;
@@ -141,6 +144,8 @@ fn bind_unix(path: &Path, access: PushAccess) -> io::Result<PushListener> {
             "the path is too long for a socket, use a shorter one",
         )
     })?;
+    // Until it listens: before that, others take it for one that a killed server left.
+    let _alone = PathLock::take(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let bound = bind(&socket, &address);
