@@ -112,6 +112,33 @@ fn a_growing_file_is_followed_across_rotation() {
 }
 
 #[test]
+fn path_that_cannot_be_followed_any_more_is_told_once_for_each_reason_and_when_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("app.log");
+    fs::write(&log, "first\n").unwrap();
+    let mut server = start(directory.path(), &["--file", log.to_str().unwrap(), "--follow-file"]);
+    let mut reader = server.reader();
+    assert_eq!(reader.next_text(), "first");
+
+    fs::remove_file(&log).unwrap();
+    server.wait_to_hear("No such file or directory");
+    fs::create_dir(&log).unwrap();
+    server.wait_to_hear("is not a regular file");
+    fs::remove_dir(&log).unwrap();
+    server.wait_to_hear("No such file or directory");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &log, rustix::fs::Mode::RUSR).unwrap();
+    server.wait_to_hear("is not a regular file");
+    let new = directory.path().join("new");
+    fs::write(&new, "second\n").unwrap();
+    fs::rename(&new, &log).unwrap();
+
+    assert_eq!(reader.next_text(), "second");
+    server.wait_to_hear("can be followed again");
+    let gone = server.end_by(TERM);
+    assert_eq!(gone.said.matches("warn: ").count(), 5, "{}", gone.said);
+}
+
+#[test]
 fn a_file_that_is_cut_is_read_again_from_its_beginning() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("app.log");

@@ -19,12 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use inotify::{Inotify, WatchMask};
-use lapwing::cli::Failure;
+use lapwing::cli::{Failure, one_line};
 use log::{info, warn};
 use rustix::io::{Errno, read};
 
 use super::input::{BLOCK_BYTES, open};
 use super::lines::LineSplitter;
+use super::trouble::Trouble;
 use super::{end_lines, publish_lines};
 use crate::feed::{Feed, Interrupt};
 
@@ -40,6 +41,7 @@ pub struct Follow {
     file: File,
     block: Box<[u8]>,
     watch: Option<Watch>,
+    trouble: Trouble,
 }
 
 /// What the look at a file's end found.
@@ -59,6 +61,7 @@ impl Follow {
             file,
             block: vec![0; BLOCK_BYTES].into(),
             watch: Watch::new(path),
+            trouble: Trouble::default(),
         })
     }
 
@@ -110,17 +113,16 @@ impl Follow {
             .file
             .stream_position()
             .map_err(|error| self.failed("look at", error))?;
-        match self.path.metadata() {
-            Ok(named) if identity(&named) != identity(&open) => match open_regular(&self.path) {
-                Ok(file) => return Ok(Found::Another(file)),
-                // Gone again, or not readable yet.
-                Err(failure) => info!("{failure}"),
-            },
-            Ok(_) if open.len() < position => return Ok(Found::Cut),
-            // Being replaced, or out of reach for now: the next look may find it.
-            Ok(_) | Err(_) => {}
-        }
-        Ok(Found::Same)
+        let found = match self.path.metadata() {
+            Ok(named) if identity(&named) != identity(&open) => open_regular(&self.path).map(Found::Another),
+            Ok(_) if open.len() < position => Ok(Found::Cut),
+            Ok(_) => Ok(Found::Same),
+            Err(error) => Err(self.failed("look at", error)),
+        };
+        // Being replaced, or out of reach for now: the next look may find it.
+        let reason = found.as_ref().err().map(|failure| one_line(failure));
+        self.trouble.tell(&self.path, reason, Instant::now());
+        Ok(found.unwrap_or(Found::Same))
     }
 
     fn wait(&mut self, feed: &mut Feed) -> Result<(), Interrupt> {

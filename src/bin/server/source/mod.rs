@@ -8,6 +8,8 @@ pub mod pace;
 
 mod input;
 
+mod trouble;
+
 mod follow;
 
 mod repeat;
