@@ -4,9 +4,11 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::process::Stdio;
 
+use lapwing::discovery::{Trust, read};
+use lapwing::{Join, LosslessSubscriber, Poll};
 use rustix::process::Signal;
 
-use crate::running::{Running, command, run, start, start_with_input, type_in};
+use crate::running::{Running, WATCHDOG, command, run, start, start_with_input, type_in};
 
 const TERM: Signal = Signal::TERM;
 
@@ -136,6 +138,54 @@ fn path_that_cannot_be_followed_any_more_is_told_once_for_each_reason_and_when_i
     server.wait_to_hear("can be followed again");
     let gone = server.end_by(TERM);
     assert_eq!(gone.said.matches("warn: ").count(), 5, "{}", gone.said);
+}
+
+#[test]
+fn file_that_was_replaced_twice_while_a_client_held_up_the_stream_is_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("app.log");
+    fs::write(&log, "").unwrap();
+    let arguments = [
+        "--follow-file",
+        "--lossless",
+        "block",
+        "--slots",
+        "64",
+        "--log-level",
+        "info",
+    ];
+    let mut server = start(
+        directory.path(),
+        &[&["--file", log.to_str().unwrap()], &arguments[..]].concat(),
+    );
+    let found = read(&server.info_path(), &Trust::default()).unwrap();
+    let mut subscriber = LosslessSubscriber::open(&found, Join::New, WATCHDOG).unwrap();
+    let mut lines: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+
+    let mut writer = OpenOptions::new().append(true).open(&log).unwrap();
+    writer.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    server.wait_to_hear("has held up the stream");
+    for line in ["second", "third"] {
+        let new = directory.path().join("new");
+        fs::write(&new, format!("{line}\n")).unwrap();
+        fs::rename(&new, &log).unwrap();
+        server.wait_to_hear("was replaced");
+        lines.push(line.to_owned());
+    }
+
+    for line in lines {
+        let outcome = subscriber.receive(WATCHDOG, |view| {
+            let mut payload = Vec::new();
+            view.append_to(&mut payload);
+            payload
+        });
+        let Poll::Message(message) = outcome else {
+            panic!("{outcome:?} instead of {line}")
+        };
+        assert_eq!(String::from_utf8(message.value).unwrap(), line);
+    }
+    drop(subscriber);
+    assert!(server.end_by(TERM).status.success());
 }
 
 #[test]

@@ -101,11 +101,24 @@ impl Feed {
     /// If a signal arrived while a message waited for room, or the server is of no more use. What was pushed from that
     /// message on is not published.
     pub fn publish(&mut self, push: impl FnOnce(&mut Burst<'_>)) -> Result<(), Interrupt> {
+        self.publish_meanwhile(&mut || {}, push)
+    }
+
+    /// As [`Feed::publish`], and does `meanwhile` again and again while a message waits for room.
+    ///
+    /// # Errors
+    /// As [`Feed::publish`].
+    pub fn publish_meanwhile(
+        &mut self,
+        meanwhile: &mut dyn FnMut(),
+        push: impl FnOnce(&mut Burst<'_>),
+    ) -> Result<(), Interrupt> {
         let (publisher, monitor) = self.server.split();
         let mut burst = Burst {
             batch: publisher.batch(),
             monitor,
             duties: &mut self.duties,
+            meanwhile,
             interrupt: None,
         };
         push(&mut burst);
@@ -232,11 +245,12 @@ fn look(signals: BorrowedFd<'_>, input: Option<BorrowedFd<'_>>, timeout: Duratio
 }
 
 /// Messages that are published together.
-#[derive(Debug)]
 pub struct Burst<'a> {
     batch: Batch<'a>,
     monitor: Monitor<'a>,
     duties: &'a mut Duties,
+    /// To be done while a message waits for room.
+    meanwhile: &'a mut dyn FnMut(),
     /// Once it is there, nothing more is published: no message overtakes one that was given up.
     interrupt: Option<Interrupt>,
 }
@@ -279,6 +293,7 @@ impl Burst<'_> {
     /// Waits as [`Feed::wait`] does, until a message of `len` bytes has room.
     fn wait_for_room(&mut self, len: usize) -> Result<(), Interrupt> {
         while self.batch.wait_for_room(len, BETWEEN_LOOKS_FOR_SIGNALS) == Err(PublishError::Full) {
+            (self.meanwhile)();
             self.duties.turn(self.batch.publisher(), self.monitor, Instant::now())?;
             if self.duties.signals.take() {
                 return Err(Interrupt::Signal);

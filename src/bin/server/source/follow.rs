@@ -8,25 +8,27 @@
 //!   nothing                  it is being rotated: read on in the old one until something is there
 //! ```
 //!
+//! The path is also looked at while the file is read and while a lossless client holds up the stream, so that a file
+//! which has that name only for a while is not lost (see `succession.rs`).
+//!
 //! The kernel (inotify) says when to look; what is there decides. Where it says nothing, as on network file systems, the
 //! clock does. What an unfinished last line holds is published when its file is cut or replaced, not before.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use inotify::{Inotify, WatchMask};
-use lapwing::cli::{Failure, one_line};
+use lapwing::cli::Failure;
 use log::{info, warn};
 use rustix::io::{Errno, read};
 
-use super::input::{BLOCK_BYTES, open};
+use super::input::BLOCK_BYTES;
 use super::lines::LineSplitter;
-use super::trouble::Trouble;
-use super::{end_lines, publish_lines};
+use super::publish_line;
+use super::succession::Succession;
 use crate::feed::{Feed, Interrupt};
 
 /// How often to look although the kernel says nothing.
@@ -37,31 +39,21 @@ const BETWEEN_LOOKS_UNWATCHED: Duration = Duration::from_millis(100);
 /// A file that is read as it grows.
 #[derive(Debug)]
 pub struct Follow {
-    path: PathBuf,
+    succession: Succession,
     file: File,
     block: Box<[u8]>,
     watch: Option<Watch>,
-    trouble: Trouble,
-}
-
-/// What the look at a file's end found.
-#[derive(Debug)]
-enum Found {
-    Same,
-    Cut,
-    Another(File),
 }
 
 impl Follow {
     /// Opens the file at `path`, which must be a regular one.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let file = open_regular(path)?;
+        let (succession, file) = Succession::begin(path)?;
         Ok(Self {
-            path: path.to_owned(),
+            succession,
             file,
             block: vec![0; BLOCK_BYTES].into(),
             watch: Watch::new(path),
-            trouble: Trouble::default(),
         })
     }
 
@@ -70,25 +62,23 @@ impl Follow {
         let mut lines = LineSplitter::new(feed.max_message_bytes());
         loop {
             self.read_to_end(feed, &mut lines)?;
-            match self.look()? {
-                Found::Same => self.wait(feed)?,
-                Found::Cut => {
-                    info!("{:?} was cut: starting again at its beginning", self.path);
-                    end_lines(feed, &mut lines)?;
-                    self.file
-                        .seek(SeekFrom::Start(0))
-                        .map_err(|error| self.failed("read", error))?;
+            self.succession.look();
+            if let Some(next) = self.succession.next() {
+                // What was written to the old file until it was replaced.
+                self.read_to_end(feed, &mut lines)?;
+                self.end_lines(feed, &mut lines)?;
+                self.file = next;
+                if let Some(watch) = &mut self.watch {
+                    watch.add_file(self.succession.path());
                 }
-                Found::Another(file) => {
-                    info!("{:?} was replaced: going on with the new file", self.path);
-                    // What was written to the old file until it was replaced.
-                    self.read_to_end(feed, &mut lines)?;
-                    end_lines(feed, &mut lines)?;
-                    self.file = file;
-                    if let Some(watch) = &mut self.watch {
-                        watch.add_file(&self.path);
-                    }
-                }
+            } else if self.is_cut()? {
+                info!("{:?} was cut: starting again at its beginning", self.succession.path());
+                self.end_lines(feed, &mut lines)?;
+                self.file
+                    .seek(SeekFrom::Start(0))
+                    .map_err(|error| self.failed("read", error))?;
+            } else {
+                self.wait(feed)?;
             }
         }
     }
@@ -99,30 +89,32 @@ impl Follow {
             feed.wait(Some(self.file.as_fd()), None)?;
             match read(&self.file, &mut *self.block) {
                 Ok(0) => return Ok(()),
-                Ok(count) => publish_lines(feed, lines, &self.block[..count])?,
+                Ok(count) => {
+                    self.succession.look();
+                    let block = &self.block[..count];
+                    feed.publish_meanwhile(&mut || self.succession.look(), |burst| {
+                        lines.split(block, |line| publish_line(burst, &line));
+                    })?;
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(self.failed("read", error).into()),
             }
         }
     }
 
-    /// Looks, at the end of the file, at what its path names now.
-    fn look(&mut self) -> Result<Found, Failure> {
-        let open = self.file.metadata().map_err(|error| self.failed("look at", error))?;
-        let position = self
-            .file
-            .stream_position()
-            .map_err(|error| self.failed("look at", error))?;
-        let found = match self.path.metadata() {
-            Ok(named) if identity(&named) != identity(&open) => open_regular(&self.path).map(Found::Another),
-            Ok(_) if open.len() < position => Ok(Found::Cut),
-            Ok(_) => Ok(Found::Same),
-            Err(error) => Err(self.failed("look at", error)),
-        };
-        // Being replaced, or out of reach for now: the next look may find it.
-        let reason = found.as_ref().err().map(|failure| one_line(failure));
-        self.trouble.tell(&self.path, reason, Instant::now());
-        Ok(found.unwrap_or(Found::Same))
+    /// Publishes the last line, if it had no newline.
+    fn end_lines(&mut self, feed: &mut Feed, lines: &mut LineSplitter) -> Result<(), Interrupt> {
+        feed.publish_meanwhile(&mut || self.succession.look(), |burst| {
+            lines.end(|line| publish_line(burst, &line));
+        })
+    }
+
+    /// Whether the file is shorter than what was read of it.
+    fn is_cut(&mut self) -> Result<bool, Failure> {
+        let length = self.file.metadata().map(|metadata| metadata.len());
+        let position = self.file.stream_position();
+        let shorter = length.and_then(|length| Ok(length < position?));
+        shorter.map_err(|error| self.failed("look at", error))
     }
 
     fn wait(&mut self, feed: &mut Feed) -> Result<(), Interrupt> {
@@ -136,23 +128,7 @@ impl Follow {
     }
 
     fn failed(&self, what: &str, error: impl Into<std::io::Error>) -> Failure {
-        Failure::caused(format!("cannot {what} {:?}", self.path), error.into())
-    }
-}
-
-/// The device and the inode: two names with the same are one file.
-fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
-}
-
-fn open_regular(path: &Path) -> Result<File, Failure> {
-    let file = open(path)?;
-    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        Ok(file)
-    } else {
-        Err(Failure::new(format!(
-            "{path:?} is not a regular file; only those can be followed as they grow"
-        )))
+        Failure::caused(format!("cannot {what} {:?}", self.succession.path()), error.into())
     }
 }
 

@@ -10,6 +10,8 @@ mod input;
 
 mod trouble;
 
+mod succession;
+
 mod follow;
 
 mod repeat;
