@@ -267,7 +267,7 @@ fn statistics_come_in_time_and_at_the_end() {
 fn nothing_is_written_to_standard_output_and_nobody_need_read_standard_error() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = command(directory.path());
-    server.args(["--message", "hello", "--count", "1", "--exit-at-end", "--stats", "1ms"]);
+    server.args(["--message", "hello", "--count", "1", "--exit-at-end", "--stats", "10ms"]);
     let mut child = server
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

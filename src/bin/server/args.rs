@@ -226,7 +226,7 @@ pub struct Args {
     publish_remote: bool,
 
     /// Who may push to a unix socket, as the octal mode of a file; --group applies, too [default: 0600]
-    #[arg(long, help_heading = "Source, one of", value_name = "MODE", value_parser = mode)]
+    #[arg(long, help_heading = "Source, one of", value_name = "MODE", value_parser = publish_mode)]
     publish_mode: Option<u32>,
 
     /// Leave when the input has ended and every client has read all of it
@@ -237,7 +237,7 @@ pub struct Args {
     #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = cli::duration)]
     linger: Option<Duration>,
 
-    /// Print statistics on standard error so often, and at the end
+    /// Print statistics on standard error so often, 10ms or more, and at the end
     #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = interval)]
     pub stats: Option<Duration>,
 
@@ -269,12 +269,21 @@ fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "write an octal mode like 0644, 0640 or 0600, with which its owner can read".to_owned())
 }
 
-/// Reads a time that is not zero.
-fn interval(text: &str) -> Result<Duration, String> {
-    match cli::duration(text)? {
-        Duration::ZERO => Err("give a time longer than zero, like 1s".to_owned()),
-        interval => Ok(interval),
+/// Reads the mode of a unix socket: to connect to it takes the right to write.
+fn publish_mode(text: &str) -> Result<u32, String> {
+    match mode(text) {
+        Ok(mode) if mode & 0o222 != 0 => Ok(mode),
+        _ => Err("write an octal mode like 0600 or 0660: to push takes the right to write".to_owned()),
     }
+}
+
+/// Reads how often to tell something: no busy loop.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = cli::duration(text)?;
+    if interval < Duration::from_millis(10) {
+        return Err("that is too often; use 10ms or more".to_owned());
+    }
+    Ok(interval)
 }
 
 impl Args {
@@ -314,10 +323,11 @@ impl Args {
                 self.max_lossless()
             )));
         }
-        if self.advertise.iter().any(|address| address.port() == 0) {
-            return Err(wrong(
-                "--advertise needs the port that clients are to connect to, not 0",
-            ));
+        let is_vague = |address: &&SocketAddr| address.port() == 0 || address.ip().is_unspecified();
+        if let Some(vague) = self.advertise.iter().find(is_vague) {
+            return Err(wrong(&format!(
+                "--advertise needs the address and the port that clients are to connect to, not {vague}"
+            )));
         }
         if self.huge_pages == Some(HugePages::Transparent) && self.huge_page_size.is_some() {
             return Err(wrong(
