@@ -147,6 +147,8 @@ pub enum StartError {
     Service(io::Error),
     /// No random bits for an incarnation.
     Random(io::Error),
+    /// Nobody could connect: no interface has an address, and there is no shared memory.
+    NoAddress,
     /// The info file could not be written, or the name is in use.
     Announce(AnnounceError),
 }
@@ -183,6 +185,10 @@ impl fmt::Display for StartError {
                 write!(f, "cannot listen on {address}")
             }
             Self::Listen { address, .. } => write!(f, "cannot listen on {address}: choose another with --listen"),
+            Self::NoAddress => f.write_str(
+                "no network interface has an address to announce: give one with --listen or --advertise, or allow shared \
+                 memory",
+            ),
             Self::Create(error) => error.fmt(f),
             Self::Service(source) if source.raw_os_error() == Some(libc::EAGAIN) => f.write_str(
                 "cannot start the service thread: raise the limit of processes (`ulimit -u`) or of address space (`ulimit -v`)",
@@ -201,7 +207,8 @@ impl std::error::Error for StartError {
             | Self::LosslessWithoutSocket
             | Self::LosslessWithoutBarrier
             | Self::Geometry(_)
-            | Self::HeartbeatInterval(_) => None,
+            | Self::HeartbeatInterval(_)
+            | Self::NoAddress => None,
             Self::Listen { source, .. } | Self::Service(source) | Self::Random(source) => Some(source),
             Self::Create(error) => error.source(),
             Self::Announce(error) => error.source(),
@@ -272,11 +279,7 @@ impl Server {
             .iter()
             .map(|&address| listen(address))
             .collect::<Result<Vec<_>, _>>()?;
-        let addresses = if options.advertise.is_empty() {
-            addresses(&listeners)
-        } else {
-            options.advertise.clone()
-        };
+        let addresses = announced(&options, &listeners)?;
 
         let interval_ns = u64::try_from(options.heartbeat_interval.as_nanos()).unwrap_or(u64::MAX);
         let header = Header::new(&geometry, incarnation, options.name.as_str(), now_ns(), interval_ns);
@@ -474,6 +477,19 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
         Ok(listener)
     });
     bound.map_err(|source| StartError::Listen { address, source })
+}
+
+/// The addresses to announce. Without any there must be shared memory.
+fn announced(options: &ServerOptions, listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
+    let addresses = if options.advertise.is_empty() {
+        addresses(listeners)
+    } else {
+        options.advertise.clone()
+    };
+    if addresses.is_empty() && !options.shared_memory {
+        return Err(StartError::NoAddress);
+    }
+    Ok(addresses)
 }
 
 /// The addresses at which the listeners can be reached. One that listens on all addresses of a family is reached at

@@ -117,7 +117,10 @@ pub(super) fn try_socket(found: &Found, options: &ProbeOptions, start: Instant) 
             };
             let fix = outcome.as_ref().err().map(|error| socket_fix(found, error));
             steps.push(Step {
-                what: format!("connect to {}", addresses.join(" or ")),
+                what: match &addresses[..] {
+                    [] => "find an address".to_owned(),
+                    addresses => format!("connect to {}", addresses.join(" or ")),
+                },
                 result,
                 fix,
             });
@@ -141,6 +144,9 @@ fn socket_fix(found: &Found, error: &RemoteError) -> String {
     let only_loopback = !addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback());
     match (error, found.lock.is_held()) {
         (_, Ok(false)) => "start the server again: it is not running".to_owned(),
+        (RemoteError::NoAddress, _) => {
+            "start the server with --listen and an address of an interface that is up, or with --advertise".to_owned()
+        }
         (RemoteError::Refused { .. } | RemoteError::Connect { .. }, _) if only_loopback => {
             "the server listens on loopback only: start it with --listen and an address that this network reaches"
                 .to_owned()

@@ -1,8 +1,11 @@
 //! What servers are called, who may take a name, and arguments that make no sense.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use rustix::process::Signal;
 
-use crate::running::{assert_freed, command, run, segment_of, start};
+use crate::running::{Running, assert_freed, command, run, segment_of, start};
 
 #[test]
 fn servers_without_a_name_get_one_each() {
@@ -76,4 +79,43 @@ fn arguments_that_make_no_sense_start_nothing_and_say_what_to_do() {
         assert!(gone.said.contains(advice), "{}", gone.said);
     }
     assert!(!info_dir.exists());
+}
+
+#[test]
+fn server_that_has_no_address_says_so_and_does_not_start_without_shared_memory() {
+    let in_empty_network = |program: &Path| {
+        let mut command = Command::new("unshare");
+        command.arg("--net").arg(program).stdin(Stdio::null());
+        command
+    };
+    if !in_empty_network("true".as_ref())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        eprintln!("SKIPPED: there is no right to make a network namespace");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let server = || {
+        let mut server = in_empty_network(env!("CARGO_BIN_EXE_server").as_ref());
+        server.arg("--info-dir").arg(directory.path());
+        server.args(["--listen", "0.0.0.0:0", "--message", "hi"]);
+        server
+    };
+
+    let mut unreachable = server();
+    unreachable.arg("--no-shm");
+    let refused = run(unreachable);
+
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.said);
+    assert!(refused.said.contains("--listen or --advertise"), "{}", refused.said);
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+
+    let mut server = Running::announced(server());
+    server.wait_to_hear("no network interface has an address");
+    let mut client = Command::new(env!("CARGO_BIN_EXE_client"));
+    let explained = client.arg(directory.path()).arg("--explain").output().unwrap();
+    let explained = String::from_utf8(explained.stdout).unwrap();
+    assert!(explained.contains("or with --advertise"), "{explained}");
+    assert!(server.end_by(Signal::TERM).status.success());
 }

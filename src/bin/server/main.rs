@@ -150,6 +150,12 @@ fn introduce(server: &mut Server, source: &Source) {
         geometry.arena_bytes(),
         geometry.max_message_bytes()
     ));
+    if server.info().socket.is_some() && server.addresses().is_empty() {
+        warn!(
+            "no network interface has an address to announce: only shared memory leads here; give an address with --listen \
+             or --advertise"
+        );
+    }
     if let Some(bytes) = server.huge_page_bytes() {
         say(&format!("server: huge pages of {bytes} bytes"));
     }
