@@ -43,10 +43,34 @@ pub mod exit {
 /// # Errors
 /// What is wrong with it, and what would be right.
 pub fn size(text: &str) -> Result<u64, String> {
-    parse_size::Config::new()
-        .with_binary()
-        .parse_size(text)
-        .map_err(|error| format!("{error}; write bytes or a size like 64K, 1M, 2G"))
+    whole(text).map_err(|error| format!("{error}; write bytes or a size like 64K, 1M, 2G"))
+}
+
+/// Reads how many, in the units of [`size`]: `1000`, `64K`, `1M`. For clap's `value_parser`.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn count(text: &str) -> Result<u64, String> {
+    whole(text).map_err(|error| format!("{error}; write a number like 1000, 64K or 1M"))
+}
+
+/// Reads a whole number, be it written as a fraction of a unit.
+fn whole(text: &str) -> Result<u64, String> {
+    let parse = |text: &str| {
+        let config = parse_size::Config::new().with_binary();
+        config.parse_size(text).map_err(|error| error.to_string())
+    };
+    let rounded = parse(text)?;
+    let Some((before, behind)) = text.split_once('.') else {
+        return Ok(rounded);
+    };
+    let digits = behind.bytes().take_while(u8::is_ascii_digit).count();
+    let scale = 10_u64.checked_pow(digits as u32);
+    // Without the point it is so many times as much.
+    match (parse(&[before, behind].concat()), scale) {
+        (Ok(scaled), Some(scale)) if scaled % scale == 0 => Ok(scaled / scale),
+        _ => Err("that is no whole number".to_owned()),
+    }
 }
 
 /// Reads a time: `1s`, `500ms`, `1m 30s`. For clap's `value_parser`.
@@ -426,8 +450,10 @@ mod tests {
         assert_eq!(size("64kB"), Ok(65536));
         assert_eq!(size("1MiB"), Ok(1 << 20));
         assert_eq!(size("4096"), Ok(4096));
-        for wrong in ["", "K", "64X", "-1", "99999999999G"] {
-            assert!(size(wrong).is_err(), "{wrong:?}");
+        assert_eq!(size("1.5K"), Ok(1536));
+        assert_eq!(count("1M"), Ok(1 << 20));
+        for wrong in ["", "K", "64X", "-1", "99999999999G", "1.9", "1.3K", "0.1"] {
+            assert!(size(wrong).is_err() && count(wrong).is_err(), "{wrong:?}");
         }
     }
 

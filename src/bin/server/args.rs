@@ -57,7 +57,7 @@ pub struct Args {
     ring_size: u64,
 
     /// How many messages are retained at most: a power of two [default: by the ring's size]
-    #[arg(long, help_heading = "Ring", value_name = "N", value_parser = cli::size)]
+    #[arg(long, help_heading = "Ring", value_name = "N", value_parser = cli::count)]
     slots: Option<u64>,
 
     /// Bytes of a slot: a multiple of 32 from 64; a message that is 32 bytes shorter lies in its slot
@@ -209,8 +209,8 @@ pub struct Args {
     #[arg(long, help_heading = "Source, one of", value_name = "N/s")]
     rate: Option<Rate>,
 
-    /// End after so many messages
-    #[arg(long, help_heading = "Source, one of", value_name = "N")]
+    /// End after so many messages, like 1000 or 1M
+    #[arg(long, help_heading = "Source, one of", value_name = "N", value_parser = cli::count)]
     count: Option<u64>,
 
     /// Publish binary messages from standard input, framed as docs/sources.md says

@@ -98,6 +98,13 @@ fn more_lossless_clients_than_there_may_be_are_not_waited_for() {
 }
 
 #[test]
+fn numbers_of_messages_may_have_a_unit() {
+    let args = parse("--generate --count 1M --slots 4K").unwrap();
+
+    assert_eq!((args.count, args.slots), (Some(1 << 20), Some(4096)));
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_refused() {
     for arguments in [
         "--no-socket --no-shm",
@@ -116,6 +123,8 @@ fn arguments_that_make_no_sense_are_refused() {
         "--generate --size 15",
         "--generate --rate 0/s",
         "--slots 1000",
+        "--slots 1024.3",
+        "--generate --count 1.9",
         "--ring-size 100K",
         "--slot-size 32",
         "--max-message 128K",
