@@ -302,6 +302,16 @@ impl Gate {
         }
     }
 
+    /// The sequences that the lossless subscribers want next.
+    pub(crate) fn cursors(&self) -> Vec<u64> {
+        let claims = self.claims();
+        claims
+            .entries
+            .iter()
+            .map(|entry| entry.claim.words().cursor())
+            .collect()
+    }
+
     /// The lock is held for moments, by the server's own two threads: no other process can take it.
     fn claims(&self) -> MutexGuard<'_, Claims> {
         self.claims.lock().expect("nobody panics with this lock")

@@ -361,6 +361,15 @@ impl Publisher {
         self.gatekeeper.gate().status(Instant::now())
     }
 
+    /// How many messages each lossless subscriber still has to read, those left out that have read everything.
+    #[must_use]
+    pub fn lossless_unread(&self) -> Vec<u64> {
+        let head = self.next_sequence();
+        let unread = |cursor| head.saturating_sub(cursor);
+        let cursors = self.gatekeeper.gate().cursors();
+        cursors.into_iter().map(unread).filter(|&unread| unread > 0).collect()
+    }
+
     /// The same, or `None` if there can be no lossless subscribers.
     #[must_use]
     pub fn lossless(&self) -> Option<LosslessStatus> {

@@ -5,7 +5,8 @@ use std::io::{PipeReader, PipeWriter, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lapwing::discovery::Watch;
+use lapwing::discovery::{Trust, Watch, read};
+use lapwing::{Join, LosslessSubscriber, Poll};
 use rustix::io::ioctl_fionbio;
 use rustix::process::Signal;
 
@@ -117,6 +118,42 @@ fn a_signal_stops_a_server_whose_input_is_silent() {
     drop(reader);
 
     assert_undone(server, Signal::INT);
+}
+
+#[test]
+fn lossless_client_that_a_signal_cuts_off_is_told_with_what_it_loses() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut input) = start_with_input(directory.path(), &["--lossless", "block"]);
+    let found = read(&server.info_path(), &Trust::default()).unwrap();
+    let mut slow = LosslessSubscriber::open(&found, Join::New, WATCHDOG).unwrap();
+    let mut reader = server.reader();
+    type_in(&mut input, b"one\ntwo\nthree\n");
+    assert_eq!(reader.next_texts(3), ["one", "two", "three"]);
+
+    let gone = server.end_by(Signal::TERM);
+
+    assert_eq!(gone.status.code(), Some(0));
+    let warning = "left with 1 lossless client that had not received everything, the slowest 3 messages behind";
+    assert!(gone.said.contains(warning), "{}", gone.said);
+    assert!(matches!(slow.poll(|_| ()), Poll::Message(_)));
+}
+
+#[test]
+fn lossless_client_that_reads_its_rest_behind_a_signal_loses_nothing_and_is_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut input) = start_with_input(directory.path(), &["--lossless", "block"]);
+    let found = read(&server.info_path(), &Trust::default()).unwrap();
+    let mut subscriber = LosslessSubscriber::open(&found, Join::New, WATCHDOG).unwrap();
+    type_in(&mut input, b"one\n");
+    assert!(matches!(subscriber.receive(WATCHDOG, |_| ()), Poll::Message(_)));
+
+    server.signal(Signal::TERM);
+    assert!(matches!(subscriber.receive(WATCHDOG, |_| ()), Poll::Ended));
+    drop(subscriber);
+
+    let gone = server.wait();
+    assert_eq!(gone.status.code(), Some(0));
+    assert!(!gone.said.contains("warn: "), "{}", gone.said);
 }
 
 #[test]

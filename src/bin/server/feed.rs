@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use lapwing::cli::{Failure, Signals};
 use lapwing::{Batch, Monitor, PublishError, Publisher, Server};
+use log::warn;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -27,6 +28,8 @@ const BETWEEN_TURNS: Duration = Duration::from_millis(500);
 const BETWEEN_LOOKS_FOR_SIGNALS: Duration = Duration::from_millis(50);
 /// How often to see whether the last subscriber has come, or left.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// How long lossless subscribers may read on behind a signal before those that have not read everything are told of.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Why a source stops before its input has ended.
 #[derive(Debug)]
@@ -182,6 +185,26 @@ impl Feed {
             self.wait(None, Some(now + BETWEEN_LOOKS))?;
         }
         Ok(true)
+    }
+
+    /// Ends the stream behind a signal, and tells of the lossless subscribers that lose the rest of it. A second signal
+    /// ends the wait for them.
+    pub fn part(&mut self) {
+        self.server.end_stream();
+        let deadline = Instant::now() + FAREWELL;
+        loop {
+            let unread = self.server.publisher().lossless_unread();
+            let Some(most) = unread.iter().max() else { return };
+            let now = Instant::now();
+            if now >= deadline || self.wait(None, Some(now + BETWEEN_LOOKS)).is_err() {
+                let (count, clients) = (unread.len(), if unread.len() == 1 { "client" } else { "clients" });
+                warn!(
+                    "left with {count} lossless {clients} that had not received everything, the slowest {most} messages \
+                     behind; --exit-at-end waits for them"
+                );
+                return;
+            }
+        }
     }
 
     /// Tells what is still to be told: the last thing that a feed does.

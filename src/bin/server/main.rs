@@ -63,6 +63,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     introduce(&mut server, &source);
     let mut feed = Feed::new(server, signals, args.on_full(), args.stats);
     let outcome = publish(args, &mut source, &mut feed);
+    if matches!(outcome, Err(Interrupt::Signal)) {
+        feed.part();
+    }
     feed.conclude();
     match outcome {
         Ok(()) => Ok(()),
