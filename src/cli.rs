@@ -267,9 +267,9 @@ pub fn print_error(command: &str, error: &(dyn Error + 'static)) {
     say_patiently(&format!("{command}: {}", one_line(error)));
 }
 
-/// Writes a line to standard error, which is told `COMMAND: ...`. Unlike `eprintln!` it does not panic if nobody is there
+/// Writes a line, which begins with `COMMAND:`, to standard error. Unlike `eprintln!` it does not panic if nobody is there
 /// to read it, and waits for nobody: a line for which there is no room is dropped, and once there is room again it is told
-/// how many were.
+/// how many were. Only who takes the same room at the same moment can make it wait.
 pub fn say(line: &str) {
     say_within(Duration::ZERO, line);
 }
@@ -512,8 +512,9 @@ mod tests {
     #[test]
     fn everything_that_turns_the_direction_of_text_around_is_escaped() {
         // What Unicode calls Bidi_Control.
-        let controls = ['\u{61c}', '\u{200e}', '\u{200f}'].into_iter();
-        for control in controls.chain('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+        let controls =
+            "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
+        for control in controls.chars() {
             let escaped = Escaped(&format!("a{control}b")).to_string();
 
             assert_eq!(escaped, format!("a\\u{{{:x}}}b", u32::from(control)));

@@ -19,6 +19,9 @@ mod once;
 #[path = "../../src/bin/client/output/mod.rs"]
 #[allow(dead_code, reason = "only a part is under test")]
 mod output;
+#[path = "../../src/bin/client/stdout.rs"]
+#[allow(dead_code, reason = "only a part is under test")]
+mod stdout;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
