@@ -361,6 +361,12 @@ impl Publisher {
         self.gatekeeper.gate().status(Instant::now())
     }
 
+    /// The same, or `None` if there can be no lossless subscribers.
+    #[must_use]
+    pub fn lossless(&self) -> Option<LosslessStatus> {
+        self.gatekeeper.gate().offer().map(|_| self.lossless_status())
+    }
+
     /// How many messages each lossless subscriber still has to read, those left out that have read everything.
     #[must_use]
     pub fn lossless_unread(&self) -> Vec<u64> {
@@ -368,12 +374,6 @@ impl Publisher {
         let unread = |cursor| head.saturating_sub(cursor);
         let cursors = self.gatekeeper.gate().cursors();
         cursors.into_iter().map(unread).filter(|&unread| unread > 0).collect()
-    }
-
-    /// The same, or `None` if there can be no lossless subscribers.
-    #[must_use]
-    pub fn lossless(&self) -> Option<LosslessStatus> {
-        self.gatekeeper.gate().offer().map(|_| self.lossless_status())
     }
 }
 
