@@ -110,7 +110,8 @@ fn check_pretty(message: &Message<'_>, truncate: Option<usize>) {
     let out = String::from_utf8(printed(message, Format::Pretty, truncate)).expect("lines are text");
     let line = out.strip_suffix('\n').expect("a line");
     let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     assert!(!line.contains(obeyed), "{line:?}");
     // The sequence and the time are between the name and the payload.
