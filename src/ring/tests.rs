@@ -299,7 +299,7 @@ fn oldest_is_the_first_that_can_be_read() {
 #[test]
 fn what_is_unbroken_begins_behind_the_last_message_that_is_gone() {
     // Every pattern of short messages and long ones, of which the arena holds four.
-    for pattern in 0..1_u64 << 9 {
+    for pattern in (0..1_u64 << 9).step_by(if cfg!(miri) { 73 } else { 1 }) {
         let mut ring = Ring::new(8, 64, 4096);
         for number in 0..9 {
             ring.publish(if pattern >> number & 1 == 0 {
