@@ -293,12 +293,16 @@ fn whatever_is_written_between_any_two_loads_no_reader_panics_goes_back_or_looks
     );
 }
 
+/// Memory of a ring of twice as many slots as are looked at one by one.
+fn vast_ring() -> (Geometry, Vec<AtomicU64>) {
+    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
+    let words = geometry.segment_bytes() / WORD_BYTES;
+    (geometry, (0..words).map(|_| AtomicU64::new(0)).collect())
+}
+
 #[test]
 fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
-    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
-    let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
-        .map(|_| AtomicU64::new(0))
-        .collect();
+    let (geometry, memory) = vast_ring();
     // Nothing can be read, and the head is far away.
     let head = 1 << 40;
     memory[HEAD_WORD].store(head << 1, Ordering::Relaxed);
@@ -330,10 +334,7 @@ fn scan_of_a_vast_ring_ends_after_the_looks_that_a_reader_can_afford() {
 
 #[test]
 fn search_of_a_vast_ring_of_short_messages_ends_after_as_many_looks() {
-    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
-    let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
-        .map(|_| AtomicU64::new(0))
-        .collect();
+    let (geometry, memory) = vast_ring();
     let mut writer = Writer::new(geometry);
     for _ in 0..geometry.slot_count() {
         writer.publish(&memory, b"short", || 0, 0);
@@ -356,10 +357,7 @@ fn search_of_a_vast_ring_of_short_messages_ends_after_as_many_looks() {
 
 #[test]
 fn search_of_a_vast_ring_ends_whatever_is_written_while_the_rest_is_bisected() {
-    let geometry = Geometry::new(2 * MOST_LOOKS, 64, 4096, None).unwrap();
-    let memory: Rc<[AtomicU64]> = (0..geometry.segment_bytes() / WORD_BYTES)
-        .map(|_| AtomicU64::new(0))
-        .collect();
+    let (geometry, memory) = vast_ring();
     memory[HEAD_WORD].store((3 * MOST_LOOKS) << 1, Ordering::Relaxed);
     for seed in 0..4 {
         for sequence in 2 * MOST_LOOKS..3 * MOST_LOOKS {

@@ -70,20 +70,28 @@ fn client_with_another_dev_shm_is_told_why_and_loses_nothing_over_the_socket() {
     assert!(client.process.wait().success());
 }
 
-#[test]
-fn full_dev_shm_is_an_error_for_those_who_need_it_and_harms_nobody_else() {
-    // Room for three control segments: of four pages the directory takes none, the file one.
-    let script = "mount -t tmpfs -o size=16k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/taken && exec \"$@\"";
+/// A server in a mount namespace that `script` sets up, and its process; `None` where there is none to be had.
+fn server_with_mounts(script: &str) -> Option<(Server, String)> {
     let world = ["unshare", "--mount", "sh", "-c", script, "sh"];
     if !world_is_possible(&world) {
-        return;
+        return None;
     }
-    let mut server = Server::start_in(
+    let server = Server::start_in(
         &world,
         &directory(),
         "--generate --rate max --slots 256 --lossless block",
     );
     let pid = server.process.pid().as_raw_nonzero().to_string();
+    Some((server, pid))
+}
+
+#[test]
+fn full_dev_shm_is_an_error_for_those_who_need_it_and_harms_nobody_else() {
+    // Room for three control segments: of four pages the directory takes none, the file one.
+    let script = "mount -t tmpfs -o size=16k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/taken && exec \"$@\"";
+    let Some((mut server, pid)) = server_with_mounts(script) else {
+        return;
+    };
     let inside = ["nsenter", "--mount", "--target", &pid];
 
     let mut transports = Vec::new();
@@ -119,16 +127,9 @@ fn full_dev_shm_is_an_error_for_those_who_need_it_and_harms_nobody_else() {
 #[test]
 fn dev_shm_without_a_size_has_room() {
     let script = "mount -t tmpfs -o size=0 none /dev/shm && exec \"$@\"";
-    let world = ["unshare", "--mount", "sh", "-c", script, "sh"];
-    if !world_is_possible(&world) {
+    let Some((mut server, pid)) = server_with_mounts(script) else {
         return;
-    }
-    let mut server = Server::start_in(
-        &world,
-        &directory(),
-        "--generate --rate max --slots 256 --lossless block",
-    );
-    let pid = server.process.pid().as_raw_nonzero().to_string();
+    };
     let inside = ["nsenter", "--mount", "--target", &pid];
     let mut client = server.client(&inside, "--follow --lossless --format json");
     let json = client.json();
