@@ -140,7 +140,7 @@ pub fn draw(tell: impl FnOnce(&mut Criterion)) {
         criterion.nresamples(10_000)
     } else {
         criterion
-            .nresamples(100)
+            .nresamples(2000)
             .without_plots()
             .output_directory(scratch.path())
     };
