@@ -26,7 +26,7 @@ use rustix::thread::{MembarrierCommand, futex, membarrier};
 
 use crate::gate::{Claim, ClaimWords};
 use crate::segment::Segment;
-use crate::wakes::{OWED, READERS, SERVICE, Trail, Wakes};
+use crate::wakes::{READERS, SERVICE, Trail, Wakes};
 use crate::{ring, sys};
 
 /// A message that follows another within this time may do without a wake. Readers spin for longer than this before they
@@ -145,12 +145,12 @@ impl Ringer {
     #[inline]
     pub(crate) fn ring(&mut self, now_ns: impl FnOnce() -> u64) {
         let asked = self.bell.wakes.asked();
-        if asked & !OWED == 0 {
+        if !Wakes::is_anybody_there(asked) {
             return;
         }
         let now_ns = now_ns();
         // A clock that was set back counts as a long time.
-        if self.bell.wakes.is_left_alone(asked) && now_ns.wrapping_sub(self.decided_ns) < QUIET_NS {
+        if Wakes::is_left_alone(asked) && now_ns.wrapping_sub(self.decided_ns) < QUIET_NS {
             self.last_message_ns = now_ns;
             return;
         }

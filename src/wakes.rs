@@ -36,6 +36,9 @@ pub(crate) const SERVICE: u32 = 1;
 pub(crate) const READERS: u32 = 2;
 /// The publisher withheld a wake, and the service thread makes it.
 pub(crate) const OWED: u32 = 4;
+/// The service thread cannot make the heavy half of the barriers. Raised from the start or never: here, it costs who looks
+/// at the flags nothing.
+const UNAIDED: u32 = 8;
 
 /// The flags of one server.
 #[derive(Debug)]
@@ -44,16 +47,15 @@ pub(crate) struct Wakes {
     asked: CachePadded<AtomicU32>,
     /// The publisher woke a few readers and left the others to the service thread.
     crowd: AtomicBool,
-    /// Whether the service thread makes the heavy half of the barriers.
-    has_barrier: bool,
 }
 
 impl Wakes {
+    /// `has_barrier` is whether the service thread makes the heavy half of the barriers.
     pub(crate) fn new(has_barrier: bool) -> Self {
+        let asked = if has_barrier { 0 } else { UNAIDED };
         Self {
-            asked: CachePadded::new(AtomicU32::new(0)),
+            asked: CachePadded::new(AtomicU32::new(asked)),
             crowd: AtomicBool::new(false),
-            has_barrier,
         }
     }
 
@@ -78,17 +80,23 @@ impl Wakes {
         }
     }
 
+    /// Whether anybody asked, as far as `asked` tells.
+    #[inline]
+    pub(crate) const fn is_anybody_there(asked: u32) -> bool {
+        asked & (SERVICE | READERS) != 0
+    }
+
     /// Whether the service thread makes all wakes that are due, as far as `asked` tells: nobody asks but readers, for whom it
     /// makes them already.
     #[inline]
-    pub(crate) const fn is_left_alone(&self, asked: u32) -> bool {
-        self.has_barrier && asked == READERS | OWED
+    pub(crate) const fn is_left_alone(asked: u32) -> bool {
+        asked == READERS | OWED
     }
 
     /// Leaves a wake to the service thread. `asked` is who asked, for the same message. Returns whether the thread must be
     /// told. Costs nothing while it is known.
     pub(crate) fn withhold(&self, asked: u32) -> bool {
-        if self.has_barrier && asked & OWED != 0 {
+        if asked & (OWED | UNAIDED) == OWED {
             return false;
         }
         // T1, pairs with T2.
@@ -140,8 +148,8 @@ impl Trail {
         // The stream paused.
         self.last = None;
         // T2, pairs with T1: what was published before the duty ends here is seen below.
-        wakes.asked.fetch_and(!OWED, Ordering::AcqRel);
-        if wakes.has_barrier {
+        let asked = wakes.asked.fetch_and(!OWED, Ordering::AcqRel);
+        if asked & UNAIDED == 0 {
             barrier();
         }
         if head() != last {

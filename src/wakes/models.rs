@@ -92,7 +92,7 @@ fn withheld_wake_is_made(has_barrier: bool) {
                     } else {
                         wakes.asked.load(Ordering::Relaxed)
                     };
-                    if !wakes.is_left_alone(asked) && wakes.withhold(asked) {
+                    if !Wakes::is_left_alone(asked) && wakes.withhold(asked) {
                         event.set();
                     }
                 }
