@@ -38,11 +38,10 @@ pub(crate) const WAKE_INTERVAL: Duration = Duration::from_micros(16);
 /// How long the publisher leaves it at its last decision whether a message makes a wake, while the service thread makes them:
 /// less than WAKE_INTERVAL, so that no pause is overlooked.
 const QUIET_NS: u64 = WAKE_INTERVAL.as_nanos() as u64 / 2;
-/// How often the publisher itself makes wakes while messages follow that fast and nobody is found asleep, and how often
-/// the service thread makes those that it withheld.
+/// How often the service thread makes the wakes that the publisher withheld, while it finds somebody asleep.
 const TRAILING_INTERVAL: Duration = Duration::from_millis(1);
-/// The service thread makes them ever less often while the stream goes on and nobody is found asleep, up to this: each time it
-/// takes a processor from somebody, and the publisher makes its own.
+/// It makes them ever less often while the stream goes on and nobody is found asleep, up to this, as each time it takes a
+/// processor from somebody. So does the publisher with its own, each of which holds up a message for half a microsecond.
 const LONGEST_TRAILING_INTERVAL: Duration = Duration::from_millis(8);
 /// Longest sleep of a publisher without room, so that it sees a subscriber that is leaving, or is to be evicted.
 const LONGEST_ROOM_SLEEP: Duration = Duration::from_millis(100);
@@ -203,7 +202,7 @@ impl Ringer {
                 self.bell.has_slept.store(true, Ordering::Relaxed);
                 WAKE_INTERVAL
             } else {
-                (self.wake_interval * 2).min(TRAILING_INTERVAL)
+                (self.wake_interval * 2).min(LONGEST_TRAILING_INTERVAL)
             };
         } else if self.bell.wakes.withhold(asked) {
             self.bell.wake_service();

@@ -137,6 +137,25 @@ fn sleeper_whom_the_publisher_found_makes_the_service_thread_look_soon_again() {
 }
 
 #[test]
+fn publisher_wakes_ever_less_often_while_a_stream_goes_on_and_nobody_sleeps() {
+    let stage = Stage::new();
+    let mut ringer = Ringer::new(stage.bell.clone(), stage.owned.share());
+    stage.bell.wakes.ask(READERS, || ());
+    let mut wakes = Vec::new();
+
+    for now in (1_000_000..40_000_000).step_by(10_000) {
+        ringer.ring(|| now);
+        if wakes.last() != Some(&ringer.last_wake_ns) {
+            wakes.push(ringer.last_wake_ns);
+        }
+    }
+
+    let pauses: Vec<u64> = wakes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses[..4], [40_000, 70_000, 130_000, 260_000]);
+    assert_eq!(pauses.last(), Some(&8_000_000));
+}
+
+#[test]
 fn publisher_that_waits_for_room_has_published_nothing_by_that() {
     let stage = Stage::new();
     let mut ringer = Ringer::new(stage.bell.clone(), stage.owned.share());
