@@ -313,7 +313,6 @@ fn option_that_would_be_ignored_starts_nothing() {
     for arguments in [
         "--file f --rate 1/s",
         "--file f --interval 1s",
-        "--file f --follow-file --linger 5s",
         "--message x --size 100",
         "--message x --rate 1/s",
         "--message x --follow-file",
@@ -322,7 +321,6 @@ fn option_that_would_be_ignored_starts_nothing() {
         "--generate --follow-file",
         "--framed --rate max",
         "--framed --publish-remote",
-        "--publish-listen 127.0.0.1:0 --linger 5s",
         "--publish-listen unix:p --publish-remote",
         "--no-shm --huge-page-size 2M",
     ] {

@@ -156,6 +156,50 @@ fn lossless_client_that_reads_its_rest_behind_a_signal_loses_nothing_and_is_not_
     assert!(!gone.said.contains("warn: "), "{}", gone.said);
 }
 
+/// A server that lingers, asked to stop, and a lossless subscriber that has not read its three messages.
+fn lingering(directory: &std::path::Path) -> (Running, LosslessSubscriber) {
+    let arguments = ["--lossless", "block", "--linger", "1h", "--log-level", "info"];
+    let (mut server, mut input) = start_with_input(directory, &arguments);
+    let found = read(&server.info_path(), &Trust::default()).unwrap();
+    let subscriber = LosslessSubscriber::open(&found, Join::New, WATCHDOG).unwrap();
+    let mut reader = server.reader();
+    type_in(&mut input, b"one\ntwo\nthree\n");
+    assert_eq!(reader.next_texts(3), ["one", "two", "three"]);
+    server.signal(Signal::TERM);
+    server.wait_to_hear("a signal asked to stop: waiting for clients");
+    (server, subscriber)
+}
+
+#[test]
+fn behind_a_signal_a_server_that_is_to_linger_waits_until_all_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut subscriber) = lingering(directory.path());
+
+    for _ in 0..3 {
+        assert!(matches!(subscriber.receive(WATCHDOG, |_| ()), Poll::Message(_)));
+    }
+    assert!(matches!(subscriber.receive(WATCHDOG, |_| ()), Poll::Ended));
+    assert!(server.info_path().exists(), "it waits for its reader to leave");
+    drop(subscriber);
+
+    let gone = server.wait();
+    assert_eq!(gone.status.code(), Some(0));
+    assert!(!gone.said.contains("had not"), "{}", gone.said);
+}
+
+#[test]
+fn another_signal_ends_the_wait_of_a_server_that_lingers() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, subscriber) = lingering(directory.path());
+
+    let gone = server.end_by(Signal::TERM);
+
+    assert_eq!(gone.status.code(), Some(0));
+    let warning = "left with 1 lossless client that had not received everything, the slowest 3 messages behind";
+    assert!(gone.said.contains(warning), "{}", gone.said);
+    drop(subscriber);
+}
+
 #[test]
 fn an_ignored_hangup_stays_ignored() {
     let directory = tempfile::tempdir().unwrap();

@@ -233,9 +233,10 @@ pub struct Args {
     #[arg(long, help_heading = "Running", conflicts_with_all = ["follow_file", "publish_listen"])]
     exit_at_end: bool,
 
-    /// How long to wait then for clients that are there [default: 10s]
+    /// How long to wait for clients that are there, at the end or behind a signal; another signal ends it [default: 10s with
+    /// --exit-at-end, 0.2s for lossless clients behind a signal]
     #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = cli::duration)]
-    linger: Option<Duration>,
+    pub linger: Option<Duration>,
 
     /// Print statistics on standard error so often, 10ms or more, and at the end
     #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = interval)]
@@ -386,7 +387,6 @@ impl Args {
                 pushed_by_unix,
                 "--publish-listen unix:PATH",
             ),
-            (self.linger.is_some(), "--linger", self.exit_at_end, "--exit-at-end"),
             (
                 self.huge_page_size.is_some(),
                 "--huge-page-size",

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lapwing::cli::{Failure, Signals};
 use lapwing::{Batch, Monitor, PublishError, Publisher, Server};
-use log::warn;
+use log::{info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -61,6 +61,8 @@ pub enum OnFull {
 pub struct Feed {
     server: Server,
     duties: Duties,
+    /// It has waited, or does, for clients to read the end.
+    has_lingered: bool,
 }
 
 /// What a server does while its source waits.
@@ -90,6 +92,7 @@ impl Feed {
                 stats,
                 next_turn: now,
             },
+            has_lingered: false,
         }
     }
 
@@ -172,26 +175,39 @@ impl Feed {
         }
     }
 
-    /// Ends the stream and waits until every subscriber has read it and left, for up to `patience`. Returns whether they
-    /// all have.
-    pub fn finish(&mut self, patience: Duration) -> Result<bool, Interrupt> {
+    /// Ends the stream and waits until every subscriber has read it and left, for up to `patience`. Tells if not all have.
+    ///
+    /// # Errors
+    /// As [`Feed::wait`].
+    pub fn finish(&mut self, patience: Duration) -> Result<(), Interrupt> {
+        self.has_lingered = true;
         self.server.end_stream();
         let deadline = Instant::now().checked_add(patience);
         while !self.server.is_drained() {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
-                return Ok(self.server.is_alone());
+                if !self.server.is_alone() {
+                    warn!("left with clients that had not read everything within {patience:?}; --linger waits longer");
+                }
+                return Ok(());
             }
             self.wait(None, Some(now + BETWEEN_LOOKS))?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Ends the stream behind a signal, and tells of the lossless subscribers that lose the rest of it. A second signal
-    /// ends the wait for them.
-    pub fn part(&mut self) {
+    /// Ends the stream behind a signal, waits for those who are there for up to `linger` if there is one, and for lossless
+    /// subscribers a moment in any case. Tells of those who lose the rest. Another signal ends the wait, whatever it is.
+    pub fn part(&mut self, linger: Option<Duration>) {
         self.server.end_stream();
-        let deadline = Instant::now() + FAREWELL;
+        let mut deadline = Instant::now() + FAREWELL;
+        // A signal that ends such a wait begins no other.
+        if let Some(patience) = linger.filter(|_| !self.has_lingered) {
+            info!("a signal asked to stop: waiting for clients to read what is there");
+            // What interrupts it ends it.
+            let _ = self.finish(patience);
+            deadline = Instant::now();
+        }
         loop {
             let unread = self.server.publisher().lossless_unread();
             let Some(most) = unread.iter().max() else { return };
@@ -200,7 +216,7 @@ impl Feed {
                 let (count, clients) = (unread.len(), if unread.len() == 1 { "client" } else { "clients" });
                 warn!(
                     "left with {count} lossless {clients} that had not received everything, the slowest {most} messages \
-                     behind; --exit-at-end waits for them"
+                     behind; --linger waits for them"
                 );
                 return;
             }

@@ -64,7 +64,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut feed = Feed::new(server, signals, args.on_full(), args.stats);
     let outcome = publish(args, &mut source, &mut feed);
     if matches!(outcome, Err(Interrupt::Signal)) {
-        feed.part();
+        feed.part(args.linger);
     }
     feed.conclude();
     match outcome {
@@ -89,10 +89,7 @@ fn publish(args: &Args, source: &mut Source, feed: &mut Feed) -> Result<(), Inte
         return Err(feed.serve());
     };
     info!("the input has ended: waiting for clients to read it");
-    if !feed.finish(patience)? {
-        warn!("left with clients that had not read everything within {patience:?}; --linger waits longer");
-    }
-    Ok(())
+    feed.finish(patience)
 }
 
 /// Keeps this thread, which publishes, to its CPUs before it touches the memory of the ring, so that this is near them.

@@ -180,7 +180,7 @@ fn option_of_another_source_is_refused_with_the_one_that_it_needs() {
         "--publish-listen 127.0.0.1:0",
         "--publish-listen unix:p",
     ];
-    let options: [(&str, &str, &[usize]); 8] = [
+    let options: [(&str, &str, &[usize]); 7] = [
         ("--follow-file", "--file", &[1]),
         ("--interval 1s", "--message", &[3]),
         ("--size 100", "--generate", &[4]),
@@ -188,7 +188,6 @@ fn option_of_another_source_is_refused_with_the_one_that_it_needs() {
         ("--count 5", "--message or --generate", &[3, 4]),
         ("--publish-remote", "a TCP address in --publish-listen", &[6]),
         ("--publish-mode 0600", "--publish-listen unix:PATH", &[7]),
-        ("--linger 5s", "--exit-at-end", &[2]),
     ];
 
     for (option, needed, taken_by) in options {
