@@ -13,7 +13,7 @@ use std::{fmt, io};
 use crate::bell::{self, Bell};
 use crate::control;
 use crate::cpus::Cpus;
-use crate::discovery::{AnnounceError, Announcement, Info, ServerName, SharedMemory, Socket};
+use crate::discovery::{AnnounceError, Announcement, Info, Presence, ServerName, SharedMemory, Socket};
 use crate::gate::{Gate, LosslessOffer, LosslessStatus};
 use crate::incarnation::Incarnation;
 use crate::layout::{Geometry, GeometryError, Header, LAYOUT_VERSION};
@@ -245,8 +245,7 @@ pub struct ServerStats {
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    /// `None` once the server is gone: first to be dropped.
-    announcement: Option<Announcement>,
+    presence: Arc<Presence>,
     publisher: Publisher,
     service: ServiceHandle,
     segment: Arc<Segment>,
@@ -305,13 +304,17 @@ impl Server {
 
         let bell = Arc::new(Bell::new());
         let gate = Arc::new(Gate::new(&geometry, options.lossless));
-        let service = Service::spawn(segment.clone(), bell.clone(), gate.clone(), options.service(listeners))
+        let presence = Arc::new(Presence::default());
+        let mut service_options = options.service(listeners);
+        service_options.presence = Some(presence.clone());
+        let service = Service::spawn(segment.clone(), bell.clone(), gate.clone(), service_options)
             .map_err(StartError::Service)?;
         let publisher = Publisher::new(owned, bell, gate);
         let announcement = Announcement::publish(&options.info_dir, &info, INFO_MODE).map_err(StartError::Announce)?;
         let info_path = announcement.path();
+        presence.begin(announcement);
         Ok(Self {
-            announcement: Some(announcement),
+            presence,
             publisher,
             service,
             segment,
@@ -462,7 +465,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // The end before the lock on the info file: a reader that finds the lock gone takes a silent server for dead.
         self.end_stream();
-        self.announcement = None;
+        self.presence.end();
         if self.service.is_running() {
             // Who has not read the end by then learns it from the closed connection.
             let _ = self.service.finish(FAREWELL);

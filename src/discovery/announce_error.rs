@@ -41,6 +41,11 @@ pub enum AnnounceError {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory is gone.
+    MissingDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory is something else.
     NotADirectory {
         /// The path.
@@ -164,6 +169,7 @@ impl fmt::Display for AnnounceError {
                 )
             }
             Self::MissingParent { path } => write!(f, "cannot create {path:?}; create its parent directory first"),
+            Self::MissingDirectory { path } => write!(f, "the directory {path:?} is gone; make it again"),
             Self::NotADirectory { path } => write!(f, "{path:?} is not a directory; remove it or give another path"),
             Self::Denied { step, path, .. } => {
                 write!(

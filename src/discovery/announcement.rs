@@ -1,7 +1,7 @@
 //! A server's info file, from its first byte until the server ends.
 //!
 //! It appears complete and locked (`draft.rs` makes it), stays locked for as long as the server lives, and is removed
-//! when the server ends. Killed at any point, a server leaves at worst a dead `NAME.toml`, `.NAME.new` and
+//! when the server ends. If somebody removes it before, it is made again (`presence.rs` sees to that). Killed at any point, a server leaves at worst a dead `NAME.toml`, `.NAME.new` and
 //! `.NAME.lock`. The first is taken over by the next server of that name, the others are removed by the next server of
 //! that user that announces itself in the directory.
 
@@ -23,11 +23,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Announcement {
     directory: Directory,
-    file_name: String,
+    name: ServerName,
+    text: String,
+    mode: u32,
     /// Holds the lock by being open.
     file: File,
+    /// Where the directory is to be found, also after a change of the working directory; `None` where that is unknown.
+    place: Option<PathBuf>,
+    /// Files that were removed, the newest last. Who has one open sees by its lock that the server lives.
+    lost: Vec<File>,
     removed: bool,
 }
+
+/// How many removed files stay locked: not so many that who removes them uses up this server's descriptors.
+const MOST_LOST: usize = 8;
 
 /// An info directory, open.
 #[derive(Debug)]
@@ -53,6 +62,7 @@ impl Announcement {
         if mode & !0o755 != 0 {
             return Err(AnnounceError::Mode { mode });
         }
+        let place = std::path::absolute(directory).ok();
         let directory = Directory::open_or_create(directory)?;
         directory.sweep(&info.name);
         let right = NameLock::take(&directory, &info.name)?;
@@ -60,16 +70,43 @@ impl Announcement {
         drop(right);
         Ok(Self {
             directory,
-            file_name: info.name.file_name(),
+            name: info.name.clone(),
+            text,
+            mode,
             file,
+            place,
+            lost: Vec::new(),
             removed: false,
         })
+    }
+
+    /// Whether the info file has no name any more: somebody removed it, or put another in its place.
+    pub(super) fn is_lost(&self) -> bool {
+        fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    /// Announces the same server once more, in the directory that is now where the first one was. That is not created:
+    /// whoever removed it may have meant it. Returns whether it did: not while another process is announcing that name.
+    pub(super) fn renew(&mut self) -> Result<bool, AnnounceError> {
+        let given = &self.directory.path;
+        let directory = Directory::open(self.place.as_ref().unwrap_or(given), given)?;
+        let Some(right) = NameLock::try_take(&directory, &self.name)? else {
+            return Ok(false);
+        };
+        let file = draft::create_and_rename(&right, &self.text, self.mode)?;
+        drop(right);
+        if self.lost.len() == MOST_LOST {
+            self.lost.remove(0);
+        }
+        self.lost.push(std::mem::replace(&mut self.file, file));
+        self.directory = directory;
+        Ok(true)
     }
 
     /// The path of the info file, under the directory as it was given.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.directory.path_of(&self.file_name)
+        self.directory.path_of(&self.name.file_name())
     }
 
     /// Removes the info file, and says if that failed. A file that is gone or that another has replaced is none of
@@ -84,9 +121,10 @@ impl Announcement {
 
     /// Between the check and the removal nobody replaces the file: we hold its lock.
     fn remove_if_ours(&self) -> io::Result<()> {
-        match statat(&self.directory.descriptor, &self.file_name, AtFlags::SYMLINK_NOFOLLOW) {
+        let file_name = self.name.file_name();
+        match statat(&self.directory.descriptor, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if is_same_file(&named, &fstat(&self.file)?) => {
-                Ok(unlinkat(&self.directory.descriptor, &self.file_name, AtFlags::empty())?)
+                Ok(unlinkat(&self.directory.descriptor, &file_name, AtFlags::empty())?)
             }
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -111,18 +149,24 @@ fn is_same_file(a: &Stat, b: &Stat) -> bool {
 
 impl Directory {
     pub(super) fn open_or_create(path: &Path) -> Result<Self, AnnounceError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut opened = openat(CWD, path, flags, Mode::empty());
-        if matches!(opened, Err(Errno::NOENT)) {
-            match mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) => return Err(AnnounceError::MissingParent { path: path.to_owned() }),
-                Err(Errno::NOTDIR) => return Err(AnnounceError::NotADirectory { path: path.to_owned() }),
-                Err(errno) => return Err(Step::CreateDirectory.failed(path, errno)),
-            }
-            opened = openat(CWD, path, flags, Mode::empty());
+        match Self::open(path, path) {
+            Err(AnnounceError::MissingDirectory { .. }) => {}
+            opened => return opened,
         }
+        match mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => Self::open(path, path),
+            Err(Errno::NOENT) => Err(AnnounceError::MissingParent { path: path.to_owned() }),
+            Err(Errno::NOTDIR) => Err(AnnounceError::NotADirectory { path: path.to_owned() }),
+            Err(errno) => Err(Step::CreateDirectory.failed(path, errno)),
+        }
+    }
+
+    /// Opens the directory at `place`, which is called `path`.
+    fn open(place: &Path, path: &Path) -> Result<Self, AnnounceError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(CWD, place, flags, Mode::empty());
         let descriptor = opened.map_err(|errno| match errno {
+            Errno::NOENT => AnnounceError::MissingDirectory { path: path.to_owned() },
             Errno::NOTDIR => AnnounceError::NotADirectory { path: path.to_owned() },
             errno => Step::OpenDirectory.failed(path, errno),
         })?;

@@ -37,6 +37,7 @@ mod announce_error;
 mod announcement;
 mod draft;
 mod name_lock;
+mod presence;
 
 mod directory;
 mod entry;
@@ -50,5 +51,6 @@ pub use directory::{ListError, MAX_ENTRIES, list};
 pub use entry::{Entry, EntryError, Found, LockProbe, read};
 pub use info::{Info, InfoError, SharedMemory, Socket};
 pub use name::{ParseServerNameError, ServerName};
+pub(crate) use presence::{Presence, Watchman};
 pub use trust::Trust;
 pub use watch::Watch;

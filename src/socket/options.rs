@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::frame::{MAX_DEADLINE_MS, MAX_MESSAGE_BYTES};
 use crate::cpus::Cpus;
+use crate::discovery::Presence;
 use crate::segment::Segment;
 
 /// How a server serves its socket.
@@ -33,6 +35,8 @@ pub struct ServiceOptions {
     pub cpus: Option<Cpus>,
     /// Whether the thread looks at the ring without a pause while a connection waits for it, and is never woken.
     pub spin: bool,
+    /// What the thread looks after besides, if anything: that the server can be found.
+    pub(crate) presence: Option<Arc<Presence>>,
 }
 
 impl ServiceOptions {
@@ -50,6 +54,7 @@ impl ServiceOptions {
             send_buffer_bytes: None,
             cpus: None,
             spin: false,
+            presence: None,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The one thread of a server beside its publisher: it serves every connection, moves the heartbeat of the segment and
-//! wakes readers for the publisher.
+//! The one thread of a server beside its publisher: it serves every connection, moves the heartbeat of the segment, wakes
+//! readers for the publisher and sees to it that the server can be found.
 //!
 //! ```text
 //!   listeners -> Acceptor --+
@@ -27,6 +27,7 @@ use super::handle::{ServiceHandle, Shared};
 use super::options::ServiceOptions;
 use super::survivors::Survivors;
 use crate::bell::{Attendant, Bell};
+use crate::discovery::{Presence, Watchman};
 use crate::gate::Gate;
 use crate::ring::Reader;
 use crate::segment::Segment;
@@ -67,6 +68,8 @@ pub(crate) struct Service {
     /// The thread does not sleep while somebody waits for the ring.
     spin: bool,
     next_tick: Instant,
+    presence: Option<Arc<Presence>>,
+    watchman: Watchman,
     /// Connections served since the segment was last attended to.
     served: usize,
     shared: Arc<Shared>,
@@ -118,6 +121,8 @@ impl Service {
             busy: false,
             spin: options.spin,
             next_tick: now,
+            presence: options.presence,
+            watchman: Watchman::new(now),
             served: 0,
             shared: shared.clone(),
         };
@@ -163,6 +168,10 @@ impl Service {
                 self.tick_all();
             }
             self.hub.survivors.look(&self.hub.gate, self.hub.now);
+            // As often as the heartbeat wakes this thread, which is often enough.
+            if let Some(presence) = &self.presence {
+                self.watchman.look(presence, self.hub.now);
+            }
         }
     }
 

@@ -98,6 +98,48 @@ impl Drop for Calm<'_> {
     }
 }
 
+/// Reads messages from `sequence` on, and nothing else, up to one that is younger than this.
+fn read_on(follower: &Process, sequence: &mut u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    loop {
+        let message = follower.json_but_for_pauses();
+        assert_eq!(
+            (&message["type"], &message["sequence"]),
+            (&"message".into(), &(*sequence).into()),
+            "{message}"
+        );
+        *sequence += 1;
+        if u128::from(message["timestamp_ns"].as_u64().unwrap()) > now {
+            break;
+        }
+    }
+}
+
+#[test]
+fn follower_reads_one_stream_of_a_server_that_is_announced_again() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = temporary.path();
+    let server = good_server(directory);
+    let path = directory.join("good.toml");
+    let follower = Process::start(&client(directory, "--follow --from 0 --format json"));
+    follower.json_of("attached");
+    let mut sequence = 0;
+
+    // Who comes later finds the server in the new file, and the follower goes on.
+    for _ in 0..2 {
+        fs::remove_file(&path).unwrap();
+        server.error_with("the server is announced again");
+        let late = Process::start(&client(directory, "--follow --from 0 --format json -n 1"));
+        late.json_of("message");
+        late.finish().expect(0);
+        read_on(&follower, &mut sequence);
+    }
+
+    server.stop().expect(0);
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+    follower.stop().expect(0);
+}
+
 #[test]
 fn info_file_that_is_replaced_or_removed_takes_nobody_from_a_server_that_lives() {
     let temporary = tempfile::tempdir().unwrap();
@@ -108,22 +150,7 @@ fn info_file_that_is_replaced_or_removed_takes_nobody_from_a_server_that_lives()
     let follower = Process::start(&client(directory, "--follow --from 0 --format json"));
     follower.json_of("attached");
     let mut sequence = 0;
-    // Up to a message that is younger than this.
-    let mut more = || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        loop {
-            let message = follower.json_but_for_pauses();
-            assert_eq!(
-                (&message["type"], &message["sequence"]),
-                (&"message".into(), &sequence.into()),
-                "{message}"
-            );
-            sequence += 1;
-            if u128::from(message["timestamp_ns"].as_u64().unwrap()) > now {
-                break;
-            }
-        }
-    };
+    let mut more = || read_on(&follower, &mut sequence);
     more();
     // Hidden, replaced by garbage, by a link, by the file of a life that is over, and back again.
     fs::rename(&path, &original).unwrap();

@@ -13,4 +13,6 @@ mod names;
 
 mod ways_out;
 
+mod lost;
+
 mod service_death;
