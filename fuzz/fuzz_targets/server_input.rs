@@ -80,7 +80,7 @@ fuzz_target!(|input: &[u8]| {
             Frame::TooLong(bytes) => found.push(Found::TooLong(bytes)),
         });
     }
-    assert_eq!((found, splitter.is_within_frame()), frames_of(input, max));
+    assert_eq!((found, splitter.missing().is_some()), frames_of(input, max));
 
     let (mut splitter, mut found) = (LineSplitter::new(max), Vec::new());
     let mut each = |line: Line<'_>| match line {

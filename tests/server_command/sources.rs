@@ -272,9 +272,26 @@ fn frames_keep_their_tags_and_bytes() {
     drop(input);
 
     server.wait_to_hear("a message of 101 bytes is not published");
-    server.wait_to_hear("in the middle of a frame");
+    server.wait_to_hear("in the middle of a frame, 5 bytes or more before its end");
     assert_eq!(reader.cursor(), 2);
+    let gone = server.end_by(TERM);
+    assert_eq!(gone.status.code(), Some(1), "{}", gone.said);
+}
+
+#[test]
+fn file_called_dash_is_standard_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, mut input) = start_with_input(directory.path(), &["--file", "-"]);
+
+    type_in(&mut input, b"typed\n");
+
+    assert_eq!(server.name(), "server");
+    assert_eq!(server.reader().next_text(), "typed");
     server.end_by(TERM);
+    let mut command = command(directory.path());
+    command.args(["--file", "-", "--follow-file"]);
+    let refused = run(command);
+    assert_eq!(refused.status.code(), Some(2), "{}", refused.said);
 }
 
 #[test]

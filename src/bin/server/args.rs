@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -103,7 +103,7 @@ pub struct Args {
 
     /// Who may read the shared memory, as the octal mode of a file [default: 0644]
     #[arg(long, help_heading = "Who can read", value_name = "MODE", value_parser = mode)]
-    mode: Option<u32>,
+    pub mode: Option<u32>,
 
     /// Group that the shared memory is given to: a name or a number
     #[arg(long, help_heading = "Who can read", value_name = "GROUP", value_parser = group::number_of)]
@@ -175,7 +175,7 @@ pub struct Args {
     #[arg(long, help_heading = "Tuning", conflicts_with = "no_shm")]
     lock_memory: bool,
 
-    /// Publish the lines of this file [default: those of standard input]
+    /// Publish the lines of this file; `-` and the default: those of standard input
     #[arg(long, help_heading = "Source, one of", value_name = "PATH", group = "source")]
     file: Option<PathBuf>,
 
@@ -307,11 +307,6 @@ impl Args {
                 geometry.max_message_bytes()
             )));
         }
-        if self.size.is_some_and(|size| size < MIN_BYTES as u64) {
-            return Err(wrong(
-                "--size is from 16 on: a generated message holds a sequence and a time",
-            ));
-        }
         if self.lossless.is_some() && self.no_socket {
             return Err(wrong(
                 "lossless clients ask for their place over a socket, also those that read shared memory; leave out \
@@ -335,13 +330,29 @@ impl Args {
                 "transparent huge pages have the size that the kernel gives them; leave out --huge-page-size",
             ));
         }
-        if self.exit_at_end && (self.message.is_some() || self.generate) && self.count.is_none() {
-            return Err(wrong("this source has no end to exit at; give a --count"));
-        }
         if self.no_shm && self.group.is_some() && !matches!(self.publish_listen, Some(PushAddress::Unix(_))) {
             return Err(wrong(
                 "--group is for shared memory and unix sockets, and there are none; leave it out",
             ));
+        }
+        self.check_source()?;
+        Ok(self)
+    }
+
+    /// Checks what a source is told.
+    fn check_source(&self) -> Result<(), clap::Error> {
+        if self.size.is_some_and(|size| size < MIN_BYTES as u64) {
+            return Err(wrong(
+                "--size is from 16 on: a generated message holds a sequence and a time",
+            ));
+        }
+        if self.follow_file && self.file_to_open().is_none() {
+            return Err(wrong(
+                "standard input is read as it comes, and nothing takes its place; leave out --follow-file",
+            ));
+        }
+        if self.exit_at_end && (self.message.is_some() || self.generate) && self.count.is_none() {
+            return Err(wrong("this source has no end to exit at; give a --count"));
         }
         match &self.publish_listen {
             Some(PushAddress::Tcp(address)) if !address.ip().is_loopback() && !self.publish_remote => {
@@ -352,7 +363,7 @@ impl Args {
             }
             _ => {}
         }
-        Ok(self)
+        Ok(())
     }
 
     /// An option that would be ignored, and what it needs. clap cannot tell: it asks for nothing that conflicts with what
@@ -451,8 +462,13 @@ impl Args {
     }
 
     /// What the server is called after if it was given no name.
-    pub fn namesake(&self) -> Option<&std::path::Path> {
-        self.file.as_deref()
+    pub fn namesake(&self) -> Option<&Path> {
+        self.file_to_open()
+    }
+
+    /// The file whose lines are published; `None` if those of standard input are, which may be called `-`.
+    fn file_to_open(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|path| *path != Path::new("-"))
     }
 
     /// How long to wait for clients once the input has ended; `None` to go on serving.
@@ -470,7 +486,7 @@ impl Args {
         const DEFAULT_SIZE: u64 = 64;
         const DEFAULT_RATE: Rate = Rate::PerSecond(NonZeroU64::new(1000).expect("1000 is not 0"));
         const DEFAULT_PUBLISH_MODE: u32 = 0o600;
-        Ok(if let Some(path) = &self.file {
+        Ok(if let Some(path) = self.file_to_open() {
             if self.follow_file {
                 Source::Follow(Follow::open(path)?)
             } else {

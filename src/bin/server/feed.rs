@@ -63,6 +63,8 @@ pub struct Feed {
     duties: Duties,
     /// It has waited, or does, for clients to read the end.
     has_lingered: bool,
+    /// What was wrong with the input, which was published as far as it could be.
+    flaw: Option<Failure>,
 }
 
 /// What a server does while its source waits.
@@ -93,12 +95,25 @@ impl Feed {
                 next_turn: now,
             },
             has_lingered: false,
+            flaw: None,
         }
     }
 
     /// Longest message, in bytes.
     pub const fn max_message_bytes(&self) -> usize {
         self.duties.refused.max()
+    }
+
+    /// Warns of what is wrong with the input. What came before it is served as usual, and [`Feed::flaw`] tells it once
+    /// more in the end.
+    pub fn blame(&mut self, flaw: Failure) {
+        warn!("{flaw}");
+        self.flaw = Some(flaw);
+    }
+
+    /// What was wrong with the input, if anything was.
+    pub fn flaw(&mut self) -> Option<Failure> {
+        self.flaw.take()
     }
 
     /// Lets `push` publish messages that share one timestamp and one wake.

@@ -68,13 +68,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     feed.conclude();
     match outcome {
-        Ok(()) => Ok(()),
-        Err(Interrupt::Signal) => {
-            info!("a signal asked to stop");
-            Ok(())
-        }
-        Err(Interrupt::Failed(failure)) => Err(failure),
+        Ok(()) => {}
+        Err(Interrupt::Signal) => info!("a signal asked to stop"),
+        Err(Interrupt::Failed(failure)) => return Err(failure),
     }
+    feed.flaw().map_or(Ok(()), Err)
 }
 
 /// Publishes the input, then does what is to be done behind it.

@@ -71,9 +71,13 @@ impl FrameSplitter {
         }
     }
 
-    /// Whether the stream may not end here: a frame has begun.
-    pub const fn is_within_frame(&self) -> bool {
-        self.skip > 0 || !self.partial.is_empty()
+    /// How many bytes are missing if the stream ends here, at the least: a frame has begun. `None` if it may.
+    pub fn missing(&self) -> Option<u64> {
+        if self.skip > 0 {
+            return Some(self.skip);
+        }
+        let whole = HEADER_BYTES as u64 + header(&self.partial).map_or(0, |(length, _)| length.into());
+        (!self.partial.is_empty()).then(|| whole - self.partial.len() as u64)
     }
 
     fn skip_some<'b>(&mut self, block: &'b [u8]) -> &'b [u8] {
@@ -187,7 +191,7 @@ mod tests {
             let (frames, splitter) = split_in_blocks(&stream, block_bytes, 10);
 
             assert_eq!(frames, expected, "blocks of {block_bytes}");
-            assert!(!splitter.is_within_frame());
+            assert_eq!(splitter.missing(), None);
         }
     }
 
@@ -198,9 +202,10 @@ mod tests {
             let (frames, splitter) = split_in_blocks(&stream[..cut], 5, 10);
 
             assert!(frames.is_empty());
-            assert!(splitter.is_within_frame(), "cut behind {cut} bytes");
+            let end = if cut < HEADER_BYTES { HEADER_BYTES } else { stream.len() };
+            assert_eq!(splitter.missing(), Some((end - cut) as u64), "cut behind {cut} bytes");
         }
-        assert!(split_in_blocks(&stream[..15], 20, 5).1.is_within_frame());
+        assert_eq!(split_in_blocks(&stream[..15], 20, 5).1.missing(), Some(4));
     }
 
     #[test]

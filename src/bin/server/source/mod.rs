@@ -24,7 +24,7 @@ pub mod push_listener;
 
 mod push;
 
-use log::warn;
+use lapwing::cli::Failure;
 
 pub use follow::Follow;
 pub use generate::Generate;
@@ -91,8 +91,10 @@ fn run_frames(input: &mut Input, feed: &mut Feed) -> Result<(), Interrupt> {
     while let Some(block) = input.next(feed)? {
         publish_frames(feed, &mut frames, block)?;
     }
-    if frames.is_within_frame() {
-        warn!("the input ended in the middle of a frame, which is not published");
+    if let Some(bytes) = frames.missing() {
+        feed.blame(Failure::new(format!(
+            "the input ended in the middle of a frame, {bytes} bytes or more before its end: it is not published"
+        )));
     }
     Ok(())
 }

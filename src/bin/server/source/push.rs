@@ -205,7 +205,7 @@ impl Push {
         // Closing it is what takes it out of the poll for certain.
         let _ = self.poll.registry().deregister(&mut pusher.connection);
         let how = error.map_or_else(|| "left".to_owned(), |error| format!("was lost: {error}"));
-        if pusher.frames.is_within_frame() && worth_telling(&mut self.troubles.broken) {
+        if pusher.frames.missing().is_some() && worth_telling(&mut self.troubles.broken) {
             let count = self.troubles.broken;
             warn!(
                 "pusher {} {how}, in the middle of a frame, which is not published ({count} so far)",
