@@ -119,3 +119,20 @@ fn server_that_has_no_address_says_so_and_does_not_start_without_shared_memory()
     assert!(explained.contains("or with --advertise"), "{explained}");
     assert!(server.end_by(Signal::TERM).status.success());
 }
+
+#[test]
+fn mode_that_keeps_others_out_says_that_the_socket_does_not() {
+    const WARNING: &str = "--no-socket keeps them out";
+    for (arguments, is_open) in [
+        (&["--mode", "0640"][..], true),
+        (&["--mode", "0640", "--no-socket"], false),
+        (&["--mode", "0644"], false),
+        (&[], false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+
+        let gone = start(directory.path(), arguments).end_by(Signal::TERM);
+
+        assert_eq!(gone.said.contains(WARNING), is_open, "{arguments:?}: {}", gone.said);
+    }
+}

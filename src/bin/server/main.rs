@@ -60,7 +60,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     cli::survive_file_size_limit().map_err(|error| Failure::caused("cannot catch signals", error))?;
     let mut source = args.source()?;
     let mut server = start(args, pin(args)?)?;
-    introduce(&mut server, &source);
+    introduce(args, &mut server, &source);
     let mut feed = Feed::new(server, signals, args.on_full(), args.stats);
     let outcome = publish(args, &mut source, &mut feed);
     if matches!(outcome, Err(Interrupt::Signal)) {
@@ -127,7 +127,7 @@ fn start(args: &Args, service_cpus: Option<Cpus>) -> Result<Server, Failure> {
 }
 
 /// Says on standard error what was started and where to find it.
-fn introduce(server: &mut Server, source: &Source) {
+fn introduce(args: &Args, server: &mut Server, source: &Source) {
     let mut ways = Vec::new();
     ways.extend(
         server
@@ -152,6 +152,14 @@ fn introduce(server: &mut Server, source: &Source) {
         warn!(
             "no network interface has an address to announce: only shared memory leads here; give an address with --listen \
              or --advertise"
+        );
+    }
+    if let Some(mode) = args.mode.filter(|mode| mode & 0o004 == 0)
+        && !server.addresses().is_empty()
+    {
+        warn!(
+            "--mode {mode:04o} keeps other users from the shared memory, but a socket knows no users: whoever reaches one of the \
+             addresses reads the stream; --no-socket keeps them out"
         );
     }
     if let Some(bytes) = server.huge_page_bytes() {
