@@ -156,6 +156,13 @@ impl Connection {
         control.is_none_or(Control::is_ready)
     }
 
+    /// Whether a client that had mapped its control segment is gone although this connection stands: what ended it on that
+    /// side may have been lost on the way. Takes the claim from it then. Costs a system call.
+    fn outlives_client(&self) -> bool {
+        let control = self.claim.as_ref().and_then(|claim| claim.control());
+        control.is_some_and(|control| control.is_ready() && control.take_back())
+    }
+
     /// The sequence that this connection waits for, if it is the ring that it waits for.
     pub(super) fn waits_for(&self) -> Option<u64> {
         (self.stage == Stage::Streaming && !self.full).then_some(self.cursor)
@@ -422,6 +429,7 @@ impl Connection {
                     hub,
                 );
             }
+            Stage::Leased if self.outlives_client() => return Err(Gone::Left),
             Stage::Streaming if quiet > deadlines.silence => {
                 // This thread may have been stopped itself, with the heartbeats waiting in the socket.
                 self.receive(hub)?;

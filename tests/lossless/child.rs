@@ -29,10 +29,15 @@ pub struct Reader {
 impl Reader {
     /// Starts one and waits until it is where `role` says.
     pub fn start(role: &str, server: &Server) -> Self {
+        Self::start_with(role, &server.found().path)
+    }
+
+    /// The same, with an info file of the test's choice.
+    pub fn start_with(role: &str, path: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child::play", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
-            .env(PATH, server.found().path)
+            .env(PATH, path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

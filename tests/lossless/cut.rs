@@ -1,4 +1,5 @@
-//! Connections that are cut while the reader behind them lives: they began its claim, and do not end it.
+//! Connections that are cut while the reader behind them lives, and such that outlive it: they began its claim, and have no
+//! say in its end.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,6 +9,7 @@ use std::thread::{JoinHandle, spawn};
 use lapwing::discovery::Found;
 use lapwing::{BlockingSubscriber, Join, Poll};
 
+use crate::child::Reader;
 use crate::slow::{BLOCK, ROOM, SLOTS};
 use crate::stage::{PATIENCE, Server};
 
@@ -92,4 +94,25 @@ fn reader_that_is_cut_off_keeps_what_it_holds_and_loses_nothing() {
     }
     drop(subscriber);
     server.wait_for("it has left", |_, offer| offer.subscribers == 0);
+}
+
+#[test]
+fn reader_that_is_killed_behind_a_connection_that_stands_frees_the_publisher() {
+    let server = Server::start(BLOCK);
+    // Nobody tells the server when the client closes its side.
+    let (hop, found) = Hop::before(server.found());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(found.path.file_name().unwrap());
+    std::fs::write(&path, found.info.to_toml()).unwrap();
+    let mut reader = Reader::start_with("holds a message", &path);
+    assert_eq!(
+        server.wait_until_held_by(&reader.pid().to_string()),
+        reader.sequence + ROOM
+    );
+
+    reader.kill();
+
+    server.wait_until_beyond(reader.sequence + ROOM + SLOTS);
+    server.wait_for("its place is free", |_, offer| offer.subscribers == 0);
+    drop(hop);
 }
