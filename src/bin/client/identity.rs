@@ -1,6 +1,15 @@
-//! Which info file a path means, so that a server named twice is shown once.
+//! Which info file a path means, so that a server named twice is shown once, and what to call a server so that two are
+//! told apart.
 
 use std::path::{Path, PathBuf};
+
+use lapwing::cli::Escaped;
+
+/// What to call a server where there is another of its name: by the directory of its info file as well.
+pub(crate) fn full_name(name: &str, info_path: &Path) -> String {
+    let directory = info_path.parent().unwrap_or(Path::new("")).to_string_lossy();
+    format!("{}/{name}", Escaped(&directory))
+}
 
 /// The same path for every way to write that of an info file. The file itself is never a link.
 pub(crate) fn identity(path: &Path) -> PathBuf {
@@ -14,6 +23,12 @@ pub(crate) fn identity(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn full_name_tells_servers_of_one_name_apart_and_steers_no_terminal() {
+        assert_eq!(full_name("prices", Path::new("./a/prices.toml")), "./a/prices");
+        assert_eq!(full_name("prices", Path::new("a\u{1b}/prices.toml")), "a\\u{1b}/prices");
+    }
 
     #[test]
     fn every_way_to_write_a_path_means_the_same_file() {

@@ -22,7 +22,7 @@ use lapwing::probe::{Category, ProbeOptions, Report, probe};
 use lapwing::{Incarnation, Transport};
 
 use crate::args::Args;
-use crate::identity::identity;
+use crate::identity::{full_name, identity};
 use crate::live_first::live_first;
 
 /// How long looking once may take, unless `--timeout` says.
@@ -62,6 +62,7 @@ pub(crate) struct Problem {
 /// A server, and what the look at it found, unless that did not come in time.
 #[derive(Debug)]
 pub(crate) struct Seen {
+    /// Its name, or its full name if there is another of that name.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) incarnation: Incarnation,
@@ -203,6 +204,13 @@ impl Findings {
         self.left_out += found - self.servers.len();
         self.servers
             .sort_by(|one, other| (&one.name, &one.path).cmp(&(&other.name, &other.path)));
+        for namesakes in self.servers.chunk_by_mut(|one, other| one.name == other.name) {
+            if namesakes.len() > 1 {
+                namesakes
+                    .iter_mut()
+                    .for_each(|seen| seen.name = full_name(&seen.name, &seen.path));
+            }
+        }
         self.problems.sort_by(|one, other| one.path.cmp(&other.path));
         let last = usize::try_from(last).unwrap_or(usize::MAX);
         for seen in &mut self.servers {

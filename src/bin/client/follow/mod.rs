@@ -34,7 +34,7 @@ use self::server::{Server, forget, sorted};
 use self::stream::{Common, Phase, Stream};
 use self::tally::Sums;
 use crate::args::Args;
-use crate::identity::identity;
+use crate::identity::{full_name, identity};
 use crate::live_first::{live_first, lives};
 use crate::look::NO_THREAD;
 use crate::output::Style;
@@ -346,7 +346,10 @@ impl<'a> Roster<'a> {
 
     /// Starts a thread for a server that is new, or back.
     fn follow(&mut self, key: PathBuf, found: Found, lives: bool) {
-        let name = found.info.name.as_str().to_owned();
+        let mut name = found.info.name.as_str().to_owned();
+        if self.servers.values().any(|server| server.followed.name == name) && !self.servers.contains_key(&key) {
+            name = full_name(&name, &found.path);
+        }
         // Relaxed: a column that moves a line later harms nobody.
         self.common.name_width.fetch_max(name.len(), Ordering::Relaxed);
         let incarnation = found.info.incarnation;

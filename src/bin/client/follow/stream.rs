@@ -86,6 +86,7 @@ struct State {
 /// One followed server, as the main thread sees it.
 #[derive(Debug)]
 pub(super) struct Followed {
+    /// Its name, or its full name if another of that name was there before.
     pub(super) name: String,
     /// What is counted, of what was written.
     pub(super) tally: Mutex<Tally>,
@@ -455,6 +456,7 @@ impl Stream {
                 .text("transport", transport.as_str())
                 .text("reason", reason)
                 .number("next", cursor)
+                .text("path", &self.follower.path().to_string_lossy())
                 .end();
         } else {
             self.notice(&format!(
