@@ -236,23 +236,25 @@ impl Publisher {
 
     /// As [`Publisher::wait_for_room`]. Returns whether it waited.
     fn find_room(&mut self, len: usize, timeout: Duration) -> Result<bool, PublishError> {
-        if let Ok(Room::Ample) = self.ask(len) {
-            return Ok(false);
+        match self.ask(len) {
+            Ok(Room::Ample) => Ok(false),
+            seen => self.make_room(len, timeout, seen),
         }
-        self.make_room(len, timeout)
     }
 
+    /// Makes of `first`, what the last look saw, that there is room.
     #[cold]
-    fn make_room(&mut self, len: usize, timeout: Duration) -> Result<bool, PublishError> {
-        let (mut wait, mut has_rested) = (None, false);
+    fn make_room(&mut self, len: usize, timeout: Duration, first: Result<Room, Refusal>) -> Result<bool, PublishError> {
+        let mut wait = None;
+        let mut outcome = first;
         loop {
-            let (claim, seen) = match self.ask(len) {
-                Ok(Room::Scarce) if !has_rested && timeout >= ROOM_REST => {
+            let (claim, seen) = match outcome {
+                // The room that was seen stays. The next look finds more.
+                Ok(Room::Scarce) if timeout >= ROOM_REST => {
                     rest();
-                    has_rested = true;
-                    continue;
+                    return Ok(true);
                 }
-                Ok(_) => return Ok(has_rested || wait.is_some()),
+                Ok(_) => return Ok(wait.is_some()),
                 Err(Refusal::Never(error)) => return Err(error),
                 Err(Refusal::HeldBy(claim, seen)) => (claim, seen),
             };
@@ -264,6 +266,7 @@ impl Publisher {
             if !wait.turn(&claim, seen) {
                 return Err(PublishError::Full);
             }
+            outcome = self.ask(len);
         }
     }
 

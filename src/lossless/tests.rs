@@ -478,6 +478,32 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
+fn publisher_right_behind_its_reader_rests_unless_it_must_not_wait() {
+    let mut stage = Stage::adjusted(Some(LosslessPolicy::Block), |options| options.slots = Some(64));
+    let mut subscriber = stage.lossless(Join::New);
+    let mut batch = stage.server.publisher().batch();
+    let mut next_time = || match subscriber.receive(PATIENCE, |_| ()) {
+        Poll::Message(received) => received.timestamp_ns,
+        other => panic!("{other:?}"),
+    };
+
+    // All but the last have ample room. The reader makes room for one message at a time.
+    for _ in 0..63 {
+        batch.push(0, b"x").unwrap();
+    }
+    let mut times = vec![next_time()];
+    batch.push(0, b"rested, so it has a time of its own").unwrap();
+    times.push(next_time());
+    batch.try_push(0, b"not rested").unwrap();
+    drop(batch);
+    times.extend((2..65).map(|_| next_time()));
+
+    assert!(times[..63].iter().all(|&time| time == times[0]));
+    assert!(times[63] > times[62]);
+    assert_eq!(times[64], times[63]);
+}
+
+#[test]
 fn end_of_the_stream_overwrites_nothing_that_is_claimed() {
     let mut stage = Stage::new(Some(LosslessPolicy::Block));
     let mut subscriber = stage.lossless(Join::New);
