@@ -1,9 +1,9 @@
 //! A server's info file, from its first byte until the server ends.
 //!
 //! It appears complete and locked (`draft.rs` makes it), stays locked for as long as the server lives, and is removed
-//! when the server ends. If somebody removes it before, it is made again (`presence.rs` sees to that). Killed at any point, a server leaves at worst a dead `NAME.toml`, `.NAME.new` and
-//! `.NAME.lock`. The first is taken over by the next server of that name, the others are removed by the next server of
-//! that user that announces itself in the directory.
+//! when the server ends. If somebody removes it before, it is made again (`presence.rs` sees to that). Killed at any
+//! point, a server leaves at worst a dead `NAME.toml`, `.NAME.new` and `.NAME.lock`. The first is taken over by the next
+//! server of that name, the others are removed by the next server of that user that announces itself in the directory.
 
 use super::announce_error::{AnnounceError, Step};
 use super::name_lock::NameLock;
@@ -15,6 +15,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long to wait for another process of the user that is announcing the same name. One that runs needs less than a
+/// millisecond.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A server's info file. While it exists, clients find the server and see that it lives; drop removes it.
 ///
@@ -65,7 +70,7 @@ impl Announcement {
         let place = std::path::absolute(directory).ok();
         let directory = Directory::open_or_create(directory)?;
         directory.sweep(&info.name);
-        let right = NameLock::take(&directory, &info.name)?;
+        let right = NameLock::take(&directory, &info.name, PATIENCE)?;
         let file = draft::create_and_rename(&right, &text, mode)?;
         drop(right);
         Ok(Self {
@@ -86,13 +91,11 @@ impl Announcement {
     }
 
     /// Announces the same server once more, in the directory that is now where the first one was. That is not created:
-    /// whoever removed it may have meant it. Returns whether it did: not while another process is announcing that name.
-    pub(super) fn renew(&mut self) -> Result<bool, AnnounceError> {
+    /// whoever removed it may have meant it. Waits for nobody.
+    pub(super) fn renew(&mut self) -> Result<(), AnnounceError> {
         let given = &self.directory.path;
         let directory = Directory::open(self.place.as_ref().unwrap_or(given), given)?;
-        let Some(right) = NameLock::try_take(&directory, &self.name)? else {
-            return Ok(false);
-        };
+        let right = NameLock::take(&directory, &self.name, Duration::ZERO)?;
         let file = draft::create_and_rename(&right, &self.text, self.mode)?;
         drop(right);
         if self.lost.len() == MOST_LOST {
@@ -100,7 +103,7 @@ impl Announcement {
         }
         self.lost.push(std::mem::replace(&mut self.file, file));
         self.directory = directory;
-        Ok(true)
+        Ok(())
     }
 
     /// The path of the info file, under the directory as it was given.

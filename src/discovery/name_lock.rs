@@ -25,8 +25,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long to wait for another process of the user. One that runs needs less than a millisecond.
-const PATIENCE: Duration = Duration::from_secs(2);
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// The right to announce a name, given back on drop.
@@ -44,9 +42,13 @@ impl<'directory> NameLock<'directory> {
         format!(".{name}.lock")
     }
 
-    /// Takes the right to announce `name`; waits up to [`PATIENCE`] for it.
-    pub(super) fn take(directory: &'directory Directory, name: &ServerName) -> Result<Self, AnnounceError> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Takes the right to announce `name`; waits up to `patience` for another process of the user to give it back.
+    pub(super) fn take(
+        directory: &'directory Directory,
+        name: &ServerName,
+        patience: Duration,
+    ) -> Result<Self, AnnounceError> {
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(lock) = Self::try_take(directory, name)? {
                 return Ok(lock);

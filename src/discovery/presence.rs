@@ -4,6 +4,8 @@
 //! find that server any more, and it would not know.
 
 use super::Announcement;
+use crate::causes::with_causes;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,15 +36,15 @@ impl Presence {
 #[derive(Debug)]
 pub(crate) struct Watchman {
     next_look: Instant,
-    /// Why the server could not be announced again, as it was told.
-    told: Option<String>,
+    /// Why the server could not be announced again, and at how many looks in a row.
+    trouble: Option<(String, u64)>,
 }
 
 impl Watchman {
     pub(crate) const fn new(now: Instant) -> Self {
         Self {
             next_look: now,
-            told: None,
+            trouble: None,
         }
     }
 
@@ -59,22 +61,25 @@ impl Watchman {
         };
         let path = announcement.path();
         match announcement.renew() {
-            Ok(true) => {
+            Ok(()) => {
                 log::warn!("the info file {path:?} was removed: the server is announced again");
-                self.told = None;
+                self.trouble = None;
             }
-            // Somebody is announcing a server of that name at this moment.
-            Ok(false) => {}
-            Err(error) => {
-                let why = error.to_string();
-                if self.told.as_ref() != Some(&why) {
-                    log::warn!(
-                        "the info file {path:?} was removed, so that nobody finds this server any more: {why}; it is announced \
-                         again as soon as that is possible"
-                    );
-                    self.told = Some(why);
-                }
-            }
+            Err(error) => self.tell(&path, with_causes(&error)),
         }
+    }
+
+    /// Tells once what two looks in a row found. By then somebody who was just announcing a server of that name, or
+    /// replacing the directory, has come to an end.
+    fn tell(&mut self, path: &Path, why: String) {
+        let before = self.trouble.take().filter(|(before, _)| *before == why);
+        let looks = before.map_or(1, |(_, looks)| looks + 1);
+        if looks == 2 {
+            log::warn!(
+                "the info file {path:?} was removed, so that nobody finds this server any more: {why}; it is announced \
+                 again as soon as that is possible"
+            );
+        }
+        self.trouble = Some((why, looks));
     }
 }

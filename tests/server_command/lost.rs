@@ -1,12 +1,13 @@
 //! Info files that somebody removes although their server lives.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lapwing::Incarnation;
 use lapwing::discovery::{Trust, Watch, read};
-use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, prlimit, waitid};
 
 use crate::running::{WATCHDOG, start, start_with_input, type_in};
 
@@ -93,4 +94,46 @@ fn name_that_another_server_took_meanwhile_stays_with_it_until_it_leaves() {
     first.wait_to_hear(AGAIN);
     first.end_by(Signal::TERM);
     assert!(!path.exists());
+}
+
+#[test]
+fn name_that_another_process_goes_on_announcing_is_told_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path(), &["--name", "prices"]);
+    let (path, incarnation) = (server.info_path(), server.info().incarnation);
+    let lock = File::create(directory.path().join(".prices.lock")).unwrap();
+    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    fs::remove_file(&path).unwrap();
+
+    let said = server.wait_to_hear("was removed");
+    assert!(said.contains("end the one holding"), "{said}");
+    assert!(said.contains(".prices.lock"), "{said}");
+    drop(lock);
+    wait_for(&path, incarnation);
+    server.wait_to_hear(AGAIN);
+    server.end_by(Signal::TERM);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn limit_that_keeps_a_server_from_being_announced_again_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path(), &[]);
+    let (path, incarnation) = (server.info_path(), server.info().incarnation);
+    // What it has open stays open. A limit of 0 would keep it from polling as well.
+    let limit = Rlimit {
+        current: Some(3),
+        ..getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
+
+    fs::remove_file(&path).unwrap();
+
+    let said = server.wait_to_hear("was removed");
+    assert!(said.contains("ulimit -n"), "{said}");
+    prlimit(Some(server.pid()), Resource::Nofile, before).unwrap();
+    wait_for(&path, incarnation);
+    server.wait_to_hear(AGAIN);
+    server.end_by(Signal::TERM);
 }
