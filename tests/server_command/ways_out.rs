@@ -1,16 +1,22 @@
 //! Every way out leaves no segment behind, and every way but SIGKILL removes the info file.
 
 use std::fs;
-use std::io::{PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lapwing::discovery::{Trust, Watch, read};
-use lapwing::{Join, LosslessSubscriber, Poll};
+use lapwing::{Join, LosslessSubscriber, Poll, Subscriber};
 use rustix::io::ioctl_fionbio;
 use rustix::process::Signal;
 
 use crate::running::{Reader, Running, WATCHDOG, assert_freed, command, segment_of, start, start_with_input, type_in};
+
+/// What a server says that lingers behind a signal.
+const WAITS: &str = "a signal asked to stop: waiting for clients";
 
 /// A pipe that is full.
 fn full_pipe() -> (PipeReader, PipeWriter) {
@@ -67,7 +73,7 @@ fn assert_undone(server: Running, signal: Signal) {
 }
 
 /// A server that catches SIGHUP also where the tests were started with it ignored.
-fn start_minding_hangups(directory: &std::path::Path, arguments: &[&str]) -> Running {
+fn start_minding_hangups(directory: &Path, arguments: &[&str]) -> Running {
     let mut server = Command::new("env");
     server.arg("--default-signal=HUP").arg(env!("CARGO_BIN_EXE_server"));
     server
@@ -156,18 +162,52 @@ fn lossless_client_that_reads_its_rest_behind_a_signal_loses_nothing_and_is_not_
     assert!(!gone.said.contains("warn: "), "{}", gone.said);
 }
 
-/// A server that lingers, asked to stop, and a lossless subscriber that has not read its three messages.
-fn lingering(directory: &std::path::Path) -> (Running, LosslessSubscriber) {
+/// A server that lingers, and a lossless subscriber that has not read its three messages.
+fn with_something_unread(directory: &Path) -> (Running, LosslessSubscriber, Reader) {
     let arguments = ["--lossless", "block", "--linger", "1h", "--log-level", "info"];
-    let (mut server, mut input) = start_with_input(directory, &arguments);
+    let (server, mut input) = start_with_input(directory, &arguments);
     let found = read(&server.info_path(), &Trust::default()).unwrap();
     let subscriber = LosslessSubscriber::open(&found, Join::New, WATCHDOG).unwrap();
     let mut reader = server.reader();
     type_in(&mut input, b"one\ntwo\nthree\n");
     assert_eq!(reader.next_texts(3), ["one", "two", "three"]);
+    (server, subscriber, reader)
+}
+
+/// The same, asked to stop.
+fn lingering(directory: &Path) -> (Running, LosslessSubscriber) {
+    let (mut server, subscriber, _) = with_something_unread(directory);
     server.signal(Signal::TERM);
-    server.wait_to_hear("a signal asked to stop: waiting for clients");
+    server.wait_to_hear(WAITS);
     (server, subscriber)
+}
+
+#[test]
+fn signals_that_come_together_are_one() {
+    // Now and then this process is held up for so long that they do not come together.
+    for _ in 0..20 {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut server, mut subscriber, mut reader) = with_something_unread(directory.path());
+        let first = Instant::now();
+        server.signal(Signal::TERM);
+        assert_eq!(reader.next(), None);
+        server.signal(Signal::TERM);
+        if first.elapsed() < Duration::from_millis(150) {
+            server.wait_to_hear(WAITS);
+            drop(reader);
+            for _ in 0..3 {
+                assert!(matches!(subscriber.receive(WATCHDOG, |_| ()), Poll::Message(_)));
+            }
+            assert!(matches!(subscriber.receive(WATCHDOG, |_| ()), Poll::Ended));
+            drop(subscriber);
+            let gone = server.wait();
+            assert!(!gone.said.contains("had not"), "{}", gone.said);
+            return;
+        }
+        drop((reader, subscriber));
+        server.wait();
+    }
+    panic!("this machine is too slow to send two signals within 150 ms");
 }
 
 #[test]
@@ -198,6 +238,55 @@ fn another_signal_ends_the_wait_of_a_server_that_lingers() {
     let warning = "left with 1 lossless client that had not received everything, the slowest 3 messages behind";
     assert!(gone.said.contains(warning), "{}", gone.said);
     drop(subscriber);
+}
+
+#[test]
+fn who_writes_to_a_server_that_lingers_is_told_that_nobody_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("push");
+    let listen = format!("unix:{}", socket.display());
+    let lines = ["--name", "lines", "--linger", "1h", "--log-level", "info"];
+    let pushed = [
+        "--name",
+        "pushed",
+        "--linger",
+        "1h",
+        "--log-level",
+        "info",
+        "--publish-listen",
+        &listen,
+    ];
+    let (server, mut input) = start_with_input(directory.path(), &lines);
+    let push_server = start(directory.path(), &pushed);
+    let mut pusher = UnixStream::connect(&socket).unwrap();
+    let [one, other] = [&server, &push_server].map(|server| {
+        let found = read(&server.info_path(), &Trust::default()).unwrap();
+        Subscriber::open(&found, Join::New).unwrap()
+    });
+
+    for server in [&server, &push_server] {
+        server.signal(Signal::TERM);
+    }
+
+    wait_for_an_error(|| input.write_all(b"late\n"), io::ErrorKind::BrokenPipe);
+    wait_for_an_error(|| pusher.write_all(b"\x04\0\0\0late"), io::ErrorKind::BrokenPipe);
+    assert!(!socket.exists());
+    drop((one, other));
+    for server in [server, push_server] {
+        assert_eq!(server.wait().status.code(), Some(0));
+    }
+}
+
+/// Tries until it fails.
+fn wait_for_an_error(mut attempt: impl FnMut() -> io::Result<()>, kind: io::ErrorKind) {
+    let deadline = Instant::now() + WATCHDOG;
+    loop {
+        match attempt() {
+            Ok(()) => assert!(Instant::now() < deadline, "it goes on taking what it is given"),
+            Err(error) => return assert_eq!(error.kind(), kind),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

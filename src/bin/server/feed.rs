@@ -28,7 +28,7 @@ const BETWEEN_TURNS: Duration = Duration::from_millis(500);
 const BETWEEN_LOOKS_FOR_SIGNALS: Duration = Duration::from_millis(50);
 /// How often to see whether the last subscriber has come, or left.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// How long lossless subscribers may read on behind a signal before those that have not read everything are told of.
+/// How long lossless subscribers may read on behind a signal in any case.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Why a source stops before its input has ended.
@@ -215,27 +215,43 @@ impl Feed {
     /// subscribers a moment in any case. Tells of those who lose the rest. Another signal ends the wait, whatever it is.
     pub fn part(&mut self, linger: Option<Duration>) {
         self.server.end_stream();
-        let mut deadline = Instant::now() + FAREWELL;
         // A signal that ends such a wait begins no other.
-        if let Some(patience) = linger.filter(|_| !self.has_lingered) {
-            info!("a signal asked to stop: waiting for clients to read what is there");
-            // What interrupts it ends it.
-            let _ = self.finish(patience);
-            deadline = Instant::now();
+        let linger = linger.filter(|_| !self.has_lingered);
+        let outcome = self.bid_farewell(linger.is_some()).and_then(|()| match linger {
+            Some(patience) => {
+                info!("a signal asked to stop: waiting for clients to read what is there");
+                self.finish(patience.saturating_sub(FAREWELL))
+            }
+            None => Ok(()),
+        });
+        if let Err(Interrupt::Failed(failure)) = outcome {
+            self.blame(failure);
         }
-        loop {
-            let unread = self.server.publisher().lossless_unread();
-            let Some(most) = unread.iter().max() else { return };
-            let now = Instant::now();
-            if now >= deadline || self.wait(None, Some(now + BETWEEN_LOOKS)).is_err() {
-                let (count, clients) = (unread.len(), if unread.len() == 1 { "client" } else { "clients" });
-                warn!(
-                    "left with {count} lossless {clients} that had not received everything, the slowest {most} messages \
-                     behind; --linger waits for them"
-                );
-                return;
+        let unread = self.server.publisher().lossless_unread();
+        if let Some(most) = unread.iter().max() {
+            let (count, clients) = (unread.len(), if unread.len() == 1 { "client" } else { "clients" });
+            warn!(
+                "left with {count} lossless {clients} that had not received everything, the slowest {most} messages behind; \
+                 --linger waits for them"
+            );
+        }
+    }
+
+    /// Lets lossless subscribers, or `all`, read on for a moment. Signals that come meanwhile are one with the first:
+    /// timeout(1) sends two, as do some shells and terminals when they are closed.
+    fn bid_farewell(&mut self, all: bool) -> Result<(), Interrupt> {
+        let end = Instant::now() + FAREWELL;
+        let is_done = |server: &mut Server| match all {
+            true => server.is_drained(),
+            false => server.publisher().lossless_unread().is_empty(),
+        };
+        while !is_done(&mut self.server) && Instant::now() < end {
+            match self.wait(None, Some(Instant::now() + BETWEEN_LOOKS)) {
+                Ok(_) | Err(Interrupt::Signal) => {}
+                Err(failed) => return Err(failed),
             }
         }
+        Ok(())
     }
 
     /// Tells what is still to be told: the last thing that a feed does.

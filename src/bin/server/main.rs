@@ -64,6 +64,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut feed = Feed::new(server, signals, args.on_full(), args.stats);
     let outcome = publish(args, &mut source, &mut feed);
     if matches!(outcome, Err(Interrupt::Signal)) {
+        // Nobody reads it any more: who writes to it is to know, and not to wait.
+        source.close();
         feed.part(args.linger);
     }
     feed.conclude();

@@ -61,6 +61,14 @@ impl Input {
         }
     }
 
+    /// Closes it. Where standard input was, there is nothing to be read then.
+    pub fn close(self) {
+        if matches!(self.origin, Origin::Stdin(_)) {
+            // If this fails, it stays open until the server has ended.
+            let _ = File::open("/dev/null").map(rustix::stdio::dup2_stdin);
+        }
+    }
+
     /// The next block, or `None` at the end of the input. Waits as long as there is neither.
     pub fn next(&mut self, feed: &mut Feed) -> Result<Option<&[u8]>, Interrupt> {
         loop {

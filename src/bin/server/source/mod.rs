@@ -69,6 +69,13 @@ impl Source {
         }
     }
 
+    /// Closes the input, so that those who write to it are told.
+    pub fn close(self) {
+        if let Self::Lines(input) | Self::Frames(input) = self {
+            input.close();
+        }
+    }
+
     /// Where others are to push messages, if that is the source.
     pub fn push_address(&self) -> Option<String> {
         match self {
