@@ -8,7 +8,9 @@
 use super::announce_error::{AnnounceError, Step};
 use super::name_lock::NameLock;
 use super::{Info, ServerName, draft};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, mkdirat, openat, statat, statx, unlinkat,
+};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -85,9 +87,11 @@ impl Announcement {
         })
     }
 
-    /// Whether the info file has no name any more: somebody removed it, or put another in its place.
+    /// Whether the info file has no name any more: somebody removed it, or put another in its place. Takes the word of this
+    /// machine for it, and asks no file server, which may not answer.
     pub(super) fn is_lost(&self) -> bool {
-        fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        statx(&self.file, "", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
     }
 
     /// Announces the same server once more, in the directory that is now where the first one was. That is not created:

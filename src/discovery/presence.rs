@@ -36,6 +36,8 @@ impl Presence {
 #[derive(Debug)]
 pub(crate) struct Watchman {
     next_look: Instant,
+    /// How often the server was announced again.
+    renewals: u64,
     /// Why the server could not be announced again, and at how many looks in a row.
     trouble: Option<(String, u64)>,
 }
@@ -44,6 +46,7 @@ impl Watchman {
     pub(crate) const fn new(now: Instant) -> Self {
         Self {
             next_look: now,
+            renewals: 0,
             trouble: None,
         }
     }
@@ -62,7 +65,12 @@ impl Watchman {
         let path = announcement.path();
         match announcement.renew() {
             Ok(()) => {
-                log::warn!("the info file {path:?} was removed: the server is announced again");
+                self.renewals += 1;
+                // Who removes it again and again does not fill the log.
+                if self.renewals.is_power_of_two() {
+                    let count = self.renewals;
+                    log::warn!("the info file {path:?} was removed: the server is announced again ({count} in all)");
+                }
                 self.trouble = None;
             }
             Err(error) => self.tell(&path, with_causes(&error)),
