@@ -7,17 +7,20 @@ use lapwing::cli::Escaped;
 
 /// What to call a server where there is another of its name: by the directory of its info file as well.
 pub(crate) fn full_name(name: &str, info_path: &Path) -> String {
-    let directory = info_path.parent().unwrap_or(Path::new("")).to_string_lossy();
-    format!("{}/{name}", Escaped(&directory))
+    Escaped(&directory_of(info_path).join(name).to_string_lossy()).to_string()
 }
 
 /// The same path for every way to write that of an info file. The file itself is never a link.
 pub(crate) fn identity(path: &Path) -> PathBuf {
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    match (parent.unwrap_or(Path::new(".")).canonicalize(), path.file_name()) {
+    match (directory_of(path).canonicalize(), path.file_name()) {
         (Ok(parent), Some(name)) => parent.join(name),
         _ => path.to_owned(),
     }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    parent.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -27,6 +30,8 @@ mod tests {
     #[test]
     fn full_name_tells_servers_of_one_name_apart_and_steers_no_terminal() {
         assert_eq!(full_name("prices", Path::new("./a/prices.toml")), "./a/prices");
+        assert_eq!(full_name("prices", Path::new("prices.toml")), "./prices");
+        assert_eq!(full_name("prices", Path::new("/prices.toml")), "/prices");
         assert_eq!(full_name("prices", Path::new("a\u{1b}/prices.toml")), "a\\u{1b}/prices");
     }
 
