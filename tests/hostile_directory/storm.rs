@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
 use super::confined::{Process, client, run, server, wait_until};
 use super::{good_server, info_of, replace};
@@ -188,8 +188,14 @@ fn dead_info_file_takes_nobody_from_a_server_that_hangs() {
     let server = good_server(directory);
     let follower = Process::start(&client(directory, "--follow --from 0 --format json"));
     follower.json_of("attached");
-    replace(&directory.join("good.toml"), &info_of("good", "127.0.0.1:1"));
     server.signal(Signal::STOP);
+    waitid(
+        WaitId::Pid(Pid::from_raw(server.id() as i32).unwrap()),
+        WaitIdOptions::STOPPED,
+    )
+    .unwrap();
+    // It would announce itself again if it did not hang.
+    replace(&directory.join("good.toml"), &info_of("good", "127.0.0.1:1"));
     let next_news = || loop {
         let news = follower.json();
         if news["type"] != "message" {
@@ -213,7 +219,10 @@ fn directory_that_is_deleted_while_it_is_followed_is_waited_for() {
     let follower = Process::start(&client(&directory, "--follow --format json"));
     follower.json_of("attached");
 
-    fs::remove_dir_all(&directory).unwrap();
+    // At once, so that the server writes no file into what is only half removed.
+    let aside = temporary.path().join("aside");
+    fs::rename(&directory, &aside).unwrap();
+    fs::remove_dir_all(aside).unwrap();
 
     // What is attached needs no directory.
     follower.error_with("waiting for it");
