@@ -89,7 +89,7 @@ enum Stage {
     Greeted,
     Streaming,
     /// The client reads through shared memory, and nothing more is said on the connection. Its end is a hint that the client
-    /// may be gone (`survivors.rs`).
+    /// may be gone (`survivors.rs`); while it stands, the lock is looked at now and then.
     Leased,
     /// The last frames are being sent.
     Leaving(Farewell),

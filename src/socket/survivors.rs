@@ -9,7 +9,8 @@
 //!
 //! A connection ends for other reasons than a process does: a proxy in between is started anew or tires of a connection on
 //! which nobody says a word, or somebody cuts it. The subscriber does not look at it, and must not, while it has borrowed
-//! what it claims. So the end of a connection is when the server asks, and the lock on the control segment is what answers.
+//! what it claims. So the end of a connection is only when the server asks here (while one stands, it asks at its ticks), and
+//! the lock on the control segment is what answers.
 
 use std::sync::Arc;
 use std::time::Instant;
