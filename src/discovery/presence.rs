@@ -51,8 +51,8 @@ impl Watchman {
         }
     }
 
-    /// Announces the server again if its info file was removed. Costs a system call a second, and never waits for
-    /// anybody.
+    /// Announces the server again if its info file was removed. Costs a system call a second, and waits for nobody but
+    /// the directory's file system, and that only to announce it again.
     pub(crate) fn look(&mut self, presence: &Presence, now: Instant) {
         if now < self.next_look {
             return;

@@ -30,7 +30,7 @@ Examples:
   server --publish-listen unix:./push.sock     publish what other programs push
 
 Exit codes:
-  0  the input ended, or SIGINT, SIGTERM or SIGHUP asked to stop
+  0  the input ended well, or SIGINT, SIGTERM or SIGHUP asked to stop
   1  an error, told on standard error
   2  arguments that make no sense";
 
@@ -233,8 +233,8 @@ pub struct Args {
     #[arg(long, help_heading = "Running", conflicts_with_all = ["follow_file", "publish_listen"])]
     exit_at_end: bool,
 
-    /// How long to wait for clients that are there, at the end or behind a signal; another signal ends it [default: 10s with
-    /// --exit-at-end, 0.2s for lossless clients behind a signal]
+    /// How long to wait for clients that are there, at the end or behind a signal; another signal ends it, if it comes
+    /// 0.2s later [default: 10s with --exit-at-end, 0.2s for lossless clients behind a signal]
     #[arg(long, help_heading = "Running", value_name = "TIME", value_parser = cli::duration)]
     pub linger: Option<Duration>,
 

@@ -195,9 +195,14 @@ impl Feed {
     /// # Errors
     /// As [`Feed::wait`].
     pub fn finish(&mut self, patience: Duration) -> Result<(), Interrupt> {
+        self.finish_since(Instant::now(), patience)
+    }
+
+    /// As [`Feed::finish`], with `patience` counted from `start`.
+    fn finish_since(&mut self, start: Instant, patience: Duration) -> Result<(), Interrupt> {
         self.has_lingered = true;
         self.server.end_stream();
-        let deadline = Instant::now().checked_add(patience);
+        let deadline = start.checked_add(patience);
         while !self.server.is_drained() {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
@@ -217,13 +222,16 @@ impl Feed {
         self.server.end_stream();
         // A signal that ends such a wait begins no other.
         let linger = linger.filter(|_| !self.has_lingered);
-        let outcome = self.bid_farewell(linger.is_some()).and_then(|()| match linger {
-            Some(patience) => {
-                info!("a signal asked to stop: waiting for clients to read what is there");
-                self.finish(patience.saturating_sub(FAREWELL))
-            }
-            None => Ok(()),
-        });
+        let start = Instant::now();
+        let outcome = self
+            .bid_farewell(start, linger.unwrap_or_default())
+            .and_then(|()| match linger {
+                Some(patience) => {
+                    info!("a signal asked to stop: waiting for clients to read what is there");
+                    self.finish_since(start, patience)
+                }
+                None => Ok(()),
+            });
         if let Err(Interrupt::Failed(failure)) = outcome {
             self.blame(failure);
         }
@@ -237,15 +245,14 @@ impl Feed {
         }
     }
 
-    /// Lets lossless subscribers, or `all`, read on for a moment. Signals that come meanwhile are one with the first:
-    /// timeout(1) sends two, as do some shells and terminals when they are closed.
-    fn bid_farewell(&mut self, all: bool) -> Result<(), Interrupt> {
-        let end = Instant::now() + FAREWELL;
-        let is_done = |server: &mut Server| match all {
+    /// Lets lossless subscribers read on for a moment from `start` on, and all others for no longer than `patience`. Signals
+    /// that come meanwhile are one with the first: timeout(1) sends two, as do some shells and terminals when they are closed.
+    fn bid_farewell(&mut self, start: Instant, patience: Duration) -> Result<(), Interrupt> {
+        let is_done = |server: &mut Server| match start.elapsed() < patience {
             true => server.is_drained(),
             false => server.publisher().lossless_unread().is_empty(),
         };
-        while !is_done(&mut self.server) && Instant::now() < end {
+        while start.elapsed() < FAREWELL && !is_done(&mut self.server) {
             match self.wait(None, Some(Instant::now() + BETWEEN_LOOKS)) {
                 Ok(_) | Err(Interrupt::Signal) => {}
                 Err(failed) => return Err(failed),
