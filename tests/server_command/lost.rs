@@ -61,6 +61,21 @@ fn server_whose_info_file_is_removed_is_announced_again() {
 }
 
 #[test]
+fn who_removes_an_info_file_again_and_again_does_not_fill_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), &[]);
+    let (path, incarnation) = (server.info_path(), server.info().incarnation);
+
+    for _ in 0..3 {
+        fs::remove_file(&path).unwrap();
+        wait_for(&path, incarnation);
+    }
+
+    let gone = server.end_by(Signal::TERM);
+    assert_eq!(gone.said.matches(AGAIN).count(), 2, "{}", gone.said);
+}
+
+#[test]
 fn directory_that_is_removed_is_not_made_again_by_a_server_that_waits_for_it() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("info");
