@@ -8,7 +8,8 @@
 //!
 //! The messages of one pusher keep their order; among pushers a message goes in when its last byte has been read. Pushers
 //! take turns of one block, so that none waits for a busy one. Nothing is ever sent to a pusher: one that has shut down
-//! its sending side and then reads the end of the stream knows that all it sent was published, unless the server was asked to stop.
+//! its sending side and then reads the end of the stream knows that all it sent was published, unless the server was asked
+//! to stop.
 //!
 //! A pusher costs its socket and the frame that it has begun, as far as that has arrived.
 
